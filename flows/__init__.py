@@ -1,0 +1,1 @@
+"""Many SQL queries in parallel under a server-side concurrency limit, with Prefect."""
