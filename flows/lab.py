@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,7 +84,8 @@ def database(name: str, role: str = "postgres") -> str:
 def up() -> Lab:
     """Start what is down, repair what has crashed, and return the lab once all of it answers."""
     with _locked() as folder:
-        if _start_postgres(folder) or not _server_answers(folder):
+        _start_postgres(folder)
+        if not _server_answers(folder):
             _start_server(folder)
         return _describe(folder)
 
@@ -134,15 +135,14 @@ def _locked() -> Iterator[Path]:
         ) from error
 
 
-def _start_postgres(folder: Path) -> bool:
-    """Start the lab's PostgreSQL, with its databases and roles, unless it runs; return whether it was started."""
-    marks = _marks(folder)
+def _start_postgres(folder: Path) -> None:
+    """Start the lab's PostgreSQL, with its databases and roles, unless it runs."""
     data = folder / "postgres"
-    if processes.find(marks.get("postgres")):
-        return False
+    if processes.find(_marks(folder).get("postgres")):
+        return
     if shutil.disk_usage(folder).free < 150e6:
         raise CannotRun(f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR elsewhere.")
-    marks["postgres"] = postgres.start(data, folder / "logs" / "postgres.log")
+    mark = postgres.start(data, folder / "logs" / "postgres.log")
     with psycopg.connect(postgres.url(data, "postgres"), autocommit=True) as connection:
         for role, connections in (("prefect", -1), ("etl", CONNECTIONS)):
             if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
@@ -152,8 +152,7 @@ def _start_postgres(folder: Path) -> bool:
             if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
                 names = sql.Identifier(name), sql.Identifier(owner)
                 connection.execute(sql.SQL("create database {} owner {}").format(*names))
-    _write(folder, marks, None)
-    return True
+    _write(folder, "postgres", mark)
 
 
 def _start_server(folder: Path) -> None:
@@ -165,15 +164,14 @@ def _start_server(folder: Path) -> None:
     if port != FIRST_PORT:
         print(f"(port {FIRST_PORT} is taken by another program)", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    marks = _marks(folder)
-    marks["prefect"] = processes.start(command, folder=home, log=log, environment=_server_environment(folder, port))
+    mark = processes.start(command, folder=home, log=log, environment=_server_environment(folder, port))
     deadline = time.monotonic() + 120
     while not _answers(f"{origin}/api"):
-        if not processes.find(marks["prefect"]) or time.monotonic() > deadline:
+        if not processes.find(mark) or time.monotonic() > deadline:
             processes.stop(list(processes.working_in(home, "prefect")), signal.SIGTERM, timeout=5)
             raise CannotRun(f"The Prefect server does not start: {processes.last_line(log)} See {log}.")
         time.sleep(0.1)
-    _write(folder, marks, f"{origin}/api")
+    _write(folder, "prefect", mark, api_url=f"{origin}/api", prefect_version=version("prefect"))
     pool = {"name": WORK_POOL, "type": "process", "description": "The workers of `prefect worker start --pool flows`"}
     httpx.post(f"{origin}/api/work_pools/", json=pool, timeout=30)  # 409 where it is there already
 
@@ -248,8 +246,9 @@ def _marks(folder: Path) -> dict[str, Mark]:
     return {name: Mark(*mark) for name, mark in _state(folder).get("marks", {}).items()}
 
 
-def _write(folder: Path, marks: dict[str, Mark], api_url: str | None) -> None:
-    state = {"api_url": api_url, "prefect_version": version("prefect"), "marks": marks}
+def _write(folder: Path, name: str, mark: Mark, **facts: str) -> None:
+    state = _state(folder) | facts
+    state["marks"] = state.get("marks", {}) | {name: mark}
     new = folder / "lab.json.new"
     new.write_text(json.dumps(state))
     new.replace(folder / "lab.json")

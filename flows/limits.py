@@ -1,0 +1,96 @@
+"""The concurrency limit of a tag, kept by the server: read it, set it, free its leaked slots.
+
+Prefect 3 keeps a tag's limit as the global limit `tag:<tag>`: a counter of taken slots, which is what makes a task
+wait, and leases, which name the holders. Prefect 2 keeps the list of the holders alone.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows import rest
+from flows.settings import CannotRun
+
+TAG = "database"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A tag's limit as the server has it; `holders` are the task runs that hold its slots."""
+
+    tag: str
+    limit: int
+    active_slots: int
+    holders: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read(tag: str = TAG) -> Limit | None:
+    """The limit of `tag`, or None where the tag has no limit, and so its tasks run without one.
+
+    Each holder is a dict of `task_run_id`, `name`, `flow_run_id` and `state` (None where the server knows no such
+    run). Endpoints: GET /concurrency_limits/tag/{tag}, GET /v2/concurrency_limits/tag:{tag}, POST /task_runs/filter.
+    """
+    found = rest.call("GET", f"concurrency_limits/tag/{_checked(tag)}", missing_ok=True)
+    if found is None:
+        return None
+    ids = found["active_slots"]
+    counter = _counter(tag)
+    runs = rest.call("POST", "task_runs/filter", {"task_runs": {"id": {"any_": ids}}}) if ids else []
+    known = {run["id"]: run for run in runs}
+    holders = [
+        {"task_run_id": id_} | {key: known.get(id_, {}).get(source) for key, source in _HOLDER.items()} for id_ in ids
+    ]
+    return Limit(tag, found["concurrency_limit"], len(ids) if counter is None else counter, holders)
+
+
+def ensure(tag: str, limit: int) -> bool:
+    """Make the limit of `tag` be `limit`; return whether that changed anything. Taken slots stay taken.
+
+    Raises CannotRun where the server does not then say that it is so. Endpoint: POST /concurrency_limits/.
+    """
+    if limit < 1:
+        raise CannotRun(f"A limit of {limit} would let no task run, ever. Choose at least 1.")
+    before = read(tag)
+    if before is not None and before.limit == limit:
+        return False
+    rest.call("POST", "concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
+    after = read(tag)
+    if after is None or after.limit != limit:
+        raise CannotRun(f"The server did not take the limit {limit} for {tag!r}: it now has {after}. Try again.")
+    return True
+
+
+def reset(tag: str = TAG) -> Limit:
+    """Free all slots of `tag`, and return the limit as it then is.
+
+    A task that still runs goes on without its slot, so that for a while more than the limit may run.
+    Raises CannotRun where the tag has no limit, or where slots stay taken.
+    """
+    limit = read(tag)
+    if limit is None:
+        raise CannotRun(f"The tag {tag!r} has no limit, so it has no slots to free. Leave out --reset to create one.")
+    rest.call("POST", f"concurrency_limits/tag/{tag}/reset", {})
+    if _counter(tag) is not None:
+        # In Prefect 3 the call above drops the leases and leaves the counter, which would never come down again.
+        rest.call("PATCH", f"v2/concurrency_limits/tag:{tag}", {"active_slots": 0})
+    after = read(tag)
+    # A task that waited takes a freed slot at once; a slot that nobody holds must not be left.
+    if after is None or after.active_slots > len(after.holders):
+        raise CannotRun(f"The server still counts taken slots after the reset: {after}. Stop its clients and try again.")
+    return after
+
+
+_HOLDER = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}
+
+
+def _counter(tag: str) -> int | None:
+    """The number of taken slots by the server's counter, or None on a server that keeps none."""
+    found = rest.call("GET", f"v2/concurrency_limits/tag:{tag}", missing_ok=True)
+    return None if found is None else found["active_slots"]
+
+
+def _checked(tag: str) -> str:
+    """`tag`, if it can stand in a path: Prefect 3 answers 500 to a tag with a slash."""
+    if not re.fullmatch(r"[^/?#%\s]+", tag):
+        raise CannotRun(f"The tag {tag!r} cannot have a limit: choose one without slashes, spaces and ? # %.")
+    return tag

@@ -1,0 +1,289 @@
+"""The main job: 20 SQL queries submitted at once, as many at a time as the server's limit on their tag allows.
+
+    python flows/prefect_flow.py [--scale F] [--limit N] [--queries a,b,…] [--json]
+"""
+
+import argparse
+import logging
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from prefect import allow_failure, flow, get_run_logger, runtime, task
+from prefect.states import Cancelled
+from prefect.tasks import exponential_backoff
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flows import commands, lab, limits, mart, measures, rest, warehouse
+
+PERMANENT = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
+
+
+class QueriesFailed(Exception):
+    """Some queries of a run failed. The message names each of them."""
+
+
+def worth_retrying(task: object, task_run: object, state: Any) -> bool:
+    """Whether the query failed for a reason that may pass: a refused or broken connection, not an error in it."""
+    error = state.result(raise_on_failure=False)
+    passing = isinstance(error, psycopg.OperationalError) and not isinstance(
+        error, (psycopg.errors.QueryCanceled, psycopg.errors.DiskFull)
+    )
+    return passing and not any(reason in str(error) for reason in PERMANENT)
+
+
+@task(
+    tags=[limits.TAG],
+    task_run_name="{query}",
+    retries=6,
+    retry_delay_seconds=exponential_backoff(backoff_factor=1),
+    retry_jitter_factor=1,
+    retry_condition_fn=worth_retrying,
+)
+def sql_query(query: str, staging: Path) -> Any:
+    """Run one query over a connection of its own, write its rows to staging, and return how many there are."""
+    started = time.time()
+    outcome: dict[str, Any] = {}
+    mart.note(staging, query, started=started)
+    try:
+        if _interrupted(staging):
+            return Cancelled(message="The run was interrupted before this query began.")
+        with psycopg.connect(warehouse.url(), application_name=f"flows {query}") as connection:
+            _open[connection] = staging
+            outcome["rows"] = mart.stage(staging, query, connection.execute(warehouse.query(query)))
+    except Exception as error:
+        outcome["error"] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise
+    finally:
+        for connection in [open_ for open_ in _open if open_.closed]:
+            _open.pop(connection, None)
+        mart.note(staging, query, started=started, ended=time.time(), **outcome)
+    return outcome["rows"]
+
+
+@task
+def load(staging: Path, queries: Sequence[str]) -> None:
+    """Put the rows of the queries that succeeded into the mart; the other queries keep the tables they had."""
+    mart.load(staging, [query for query in queries if "rows" in mart.noted(staging, query)])
+
+
+@task
+def cleanup(staging: Path) -> None:
+    """Remove the run's staging folder."""
+    shutil.rmtree(staging)
+
+
+@flow(name="main_etl")
+def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -> Any:
+    """Run `queries` (all for None) against TPC-H at `scale`, and load their rows into the mart.
+
+    Raises QueriesFailed once all have ended and the mart holds what succeeded. After Ctrl-C it ends Cancelled.
+    """
+    _stop.clear()
+    _clear_abandoned()
+    names = warehouse.choose(queries)
+    warehouse.prepare(scale)
+    staging = mart.open_staging(str(runtime.flow_run.id), rest.api_url())
+    submitted = time.time()
+    futures = {name: sql_query.submit(name, staging) for name in names}
+    # `allow_failure`: load and cleanup come after all the queries, whether they succeeded or not.
+    loaded = load.submit(staging, names, wait_for=[allow_failure(future) for future in futures.values()])
+    try:
+        _watch(names, staging, futures)
+    except KeyboardInterrupt:
+        _stop.set()
+    if _stop.is_set():
+        _interrupt(staging)
+    loaded.wait()
+    rows = [_row(name, staging, submitted) for name in names]
+    mart.record(str(runtime.flow_run.id), rows=rows)
+    cleanup.submit(staging, wait_for=[allow_failure(loaded)]).wait()
+    if _stop.is_set():
+        return Cancelled(message="Interrupted. The mart keeps the tables of the queries that had not ended.")
+    failed = [f"{row['query']} ({row['error']})" for row in rows if row["state"] != "Completed"]
+    get_run_logger().info("%d of %d queries completed", len(rows) - len(failed), len(rows))
+    if failed:
+        raise QueriesFailed(f"{len(failed)} of {len(rows)} queries failed: {'; '.join(failed)}")
+    loaded.result()
+    return rows
+
+
+_stop = threading.Event()
+_open: dict[psycopg.Connection, Path] = {}
+
+
+def _interrupted(staging: Path) -> bool:
+    return (staging / "interrupted").exists()
+
+
+def _interrupt(staging: Path) -> None:
+    """Let the queries that wait end before they begin, and cancel those that run."""
+    (staging / "interrupted").touch()
+    for connection, owner in list(_open.items()):
+        if owner == staging:
+            connection.cancel()
+
+
+def _clear_abandoned() -> None:
+    """Finish what a run that was killed left behind: its state on the server, its slots, its staging folder."""
+    for staging in mart.abandoned(rest.api_url()):
+        run = staging.name
+        state = {"type": "CRASHED", "name": "Crashed", "message": "Its process was killed; found by a later run."}
+        of_run = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        for task_run in rest.call("POST", "task_runs/filter", of_run):
+            rest.call("POST", f"task_runs/{task_run['id']}/set_state", {"state": state, "force": True})
+        rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
+        limit = limits.read()
+        # Where others hold slots too, the server frees the dead one's by itself, a minute or so later.
+        if limit is not None and {holder["flow_run_id"] for holder in limit.holders} == {run}:
+            limits.reset()
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _watch(names: Sequence[str], staging: Path, futures: Mapping[str, Any]) -> None:
+    """Show how many queries run, wait and are done until all are, or until `_stop` is set."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+        job = bar.add_task("", total=len(names))
+        done = 0
+        while done < len(names) and not _stop.is_set():
+            done = sum(future.state.is_final() for future in futures.values())
+            notes = [mart.noted(staging, name) for name in names]
+            running = sum("started" in note and "ended" not in note for note in notes)
+            text = f"{running} run, {len(names) - running - done} wait, {done} done"
+            bar.update(job, completed=done, description=text)
+            time.sleep(0.1)
+
+
+def _row(name: str, staging: Path, submitted: float) -> dict[str, Any]:
+    """What became of one query; times in seconds, `started` and `ended` as Unix times, None where it never began."""
+    note = mart.noted(staging, name)
+    began = "ended" in note
+    error = note.get("error") or (None if "rows" in note else "never began")
+    return {
+        "query": name,
+        "rows": note.get("rows"),
+        "seconds": note["ended"] - note["started"] if began else None,
+        "waited": note["started"] - submitted if began else None,
+        "state": "Completed" if "rows" in note else "Failed",
+        "error": error,
+        "started": note.get("started"),
+        "ended": note.get("ended"),
+    }
+
+
+def _report(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int | None) -> dict[str, Any]:
+    """The keys of the command's JSON."""
+    ran = [row for row in rows if row["seconds"] is not None]
+    return {
+        "state": state.name,
+        "queries": len(rows),
+        "completed": sum(row["state"] == "Completed" for row in rows),
+        "failed": sum(row["state"] == "Failed" for row in rows),
+        "limit": limit,
+        "peak_concurrency": measures.peak((row["started"], row["ended"]) for row in ran),
+        "wall_seconds": round(wall, 3),
+        "ideal_seconds": round(measures.ideal([row["seconds"] for row in ran], limit), 3),
+        "flow_run_id": str(state.state_details.flow_run_id),
+        "api_url": rest.api_url(),
+        "mart": str(mart.path()),
+    }
+
+
+def _show(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = Table("query", "rows", "seconds", "waited", "state")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for row in rows:
+        times = [f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("seconds", "waited")]
+        table.add_row(row["query"], str(row["rows"] if row["rows"] is not None else "-"), *times, row["state"])
+    console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"{row['query']}: {row['error']}", markup=False, highlight=False)
+    console.print(
+        f"{report['state']}: {report['completed']} of {report['queries']} queries;"
+        f" peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'});"
+        f" wall {report['wall_seconds']:.1f} s, ideal {report['ideal_seconds']:.1f} s",
+        highlight=False,
+    )
+    console.print(f"Mart: {report['mart']}\nRun:  {report['flow_run_id']} on {report['api_url']}", highlight=False, soft_wrap=True)
+
+
+def _set_limit(url: str, wanted: int | None) -> int | None:
+    """The limit that is in force; set first where the server is the kit's own lab and has none, or another one."""
+    limit = limits.read()
+    if lab.is_own(url):
+        if wanted is not None or limit is None:
+            limits.ensure(limits.TAG, wanted or lab.CONNECTIONS)
+    else:
+        script = "python scripts/setup_concurrency_limit.py sets it"
+        if limit is None:
+            print(f"The tag {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.", file=sys.stderr)
+        elif wanted not in (None, limit.limit):
+            print(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.", file=sys.stderr)
+    limit = limits.read()
+    return limit.limit if limit else None
+
+
+def _arguments() -> argparse.Namespace:
+    parser = commands.Arguments(description="Run the SQL queries in parallel, under the server's limit.")
+    parser.add_argument("--scale", type=_scale, default=warehouse.SCALE, help="TPC-H's size in GB (default 0.1)")
+    parser.add_argument(
+        "--limit", type=commands.whole_number, help="how many may run at once (default: as it is, 3 on a new lab)"
+    )
+    parser.add_argument("--queries", type=lambda text: text.split(","), help="names, separated by commas (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+def _scale(text: str) -> float:
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = -1
+    if not 0.001 <= scale <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.001 to 100")
+    return scale
+
+
+def main() -> int:
+    """Start what is needed, run the flow and show what happened. Returns 1 where it did not complete."""
+    arguments = _arguments()
+    warehouse.choose(arguments.queries)
+    url = lab.server()
+    limit = _set_limit(url, arguments.limit)
+    warehouse.prepare(arguments.scale)
+    for handler in logging.getLogger("prefect").handlers:
+        handler.setLevel(logging.CRITICAL)  # the table says it, and the server has the logs
+
+    def stop(*_: object) -> None:
+        print("Interrupted: cancelling what runs.", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+        _stop.set()
+
+    signal.signal(signal.SIGINT, stop)
+    called = time.time()
+    state = main_etl(arguments.queries, arguments.scale, return_state=True)
+    wall = time.time() - called
+    rows = mart.recorded(str(state.state_details.flow_run_id)).get("rows", [])
+    report = _report(state, rows, wall, limit)
+    _show(report, rows, Console(stderr=arguments.json))
+    if state.name == "Failed" and report["failed"] == 0:
+        print(f"The run failed: {state.message}", file=sys.stderr)
+    if arguments.json:
+        commands.print_json(report)
+    return 0 if state.name == "Completed" else 1
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,42 @@
+"""Requests to the Prefect REST API, of either version, with no Prefect imported."""
+
+from typing import Any
+
+import httpx
+
+from flows import auth, lab, settings
+from flows.settings import CannotRun
+
+
+def api_url() -> str:
+    """The server that is asked: PREFECT_API_URL, else the running lab's. Raises CannotRun where there is neither."""
+    url = settings.read().prefect_api_url or lab.status().api_url
+    if url is None:
+        raise CannotRun("No Prefect server is named and the lab is down. Set PREFECT_API_URL, or scripts/lab.py up.")
+    return url
+
+
+def call(method: str, path: str, body: object = None, *, missing_ok: bool = False) -> Any:
+    """The answer to one request, decoded from JSON; None where it is empty, or for a 404 if that is `missing_ok`.
+
+    Raises CannotRun, with the cause and the next step, where the server cannot be reached or says no.
+    """
+    url = f"{api_url()}/{path.lstrip('/')}"
+    try:
+        answer = httpx.request(method, url, json=body, headers=auth.header(), timeout=httpx.Timeout(30, connect=5))
+    except httpx.TimeoutException:
+        raise CannotRun(f"The server does not answer: {url} timed out. Is it overloaded, or stopped?") from None
+    except httpx.HTTPError as error:
+        raise CannotRun(f"No server answers at {url} ({error}). Check PREFECT_API_URL, or start the server.") from None
+    if answer.status_code == 404 and missing_ok:
+        return None
+    if answer.status_code in (401, 403):
+        raise CannotRun(f"{url} refuses the credentials ({answer.status_code}). Check PREFECT_API_KEY or its like.")
+    if not answer.is_success:
+        raise CannotRun(f"{url} answers {answer.status_code}: {answer.text[:300]}. Is this a Prefect server's API?")
+    if not answer.content:
+        return None
+    try:
+        return answer.json()
+    except ValueError:
+        raise CannotRun(f"{url} answers with something else than JSON. Does PREFECT_API_URL end in /api?") from None

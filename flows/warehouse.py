@@ -1,0 +1,163 @@
+"""The source database: TPC-H tables in PostgreSQL, and the 20 business questions asked of them.
+
+The tables are those of the TPC-H specification, revision 3 (tpc.org/tpch), section 1.4. The role `etl`, as which
+the queries run, may only read and may open no more than `lab.CONNECTIONS` connections at once.
+"""
+
+import contextlib
+import difflib
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from rich.console import Console
+from rich.progress import Progress
+
+from flows import lab, settings
+from flows.settings import CannotRun
+
+QUERIES = Path(__file__).with_name("queries")
+SCALE = 0.1
+TABLES = {
+    "region": "r_regionkey int primary key, r_name text, r_comment text",
+    "nation": "n_nationkey int primary key, n_name text, n_regionkey int, n_comment text",
+    "supplier": "s_suppkey int primary key, s_name text, s_address text, s_nationkey int, s_phone text,"
+    " s_acctbal numeric(15,2), s_comment text",
+    "customer": "c_custkey int primary key, c_name text, c_address text, c_nationkey int, c_phone text,"
+    " c_acctbal numeric(15,2), c_mktsegment text, c_comment text",
+    "part": "p_partkey int primary key, p_name text, p_mfgr text, p_brand text, p_type text, p_size int,"
+    " p_container text, p_retailprice numeric(15,2), p_comment text",
+    "partsupp": "ps_partkey int, ps_suppkey int, ps_availqty int, ps_supplycost numeric(15,2), ps_comment text,"
+    " primary key (ps_partkey, ps_suppkey)",
+    "orders": "o_orderkey bigint primary key, o_custkey int, o_orderstatus text, o_totalprice numeric(15,2),"
+    " o_orderdate date, o_orderpriority text, o_clerk text, o_shippriority int, o_comment text",
+    "lineitem": "l_orderkey bigint, l_partkey int, l_suppkey int, l_linenumber int, l_quantity numeric(15,2),"
+    " l_extendedprice numeric(15,2), l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag text,"
+    " l_linestatus text, l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct text,"
+    " l_shipmode text, l_comment text, primary key (l_orderkey, l_linenumber)",
+}
+
+
+def names() -> list[str]:
+    """The names of the queries, in alphabetical order."""
+    return sorted(path.stem for path in QUERIES.glob("*.sql"))
+
+
+def choose(wanted: list[str] | None) -> list[str]:
+    """The queries that `wanted` names, all of them for None. Raises CannotRun for a name that is none of them."""
+    known = names()
+    for name in wanted or []:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or known
+            raise CannotRun(f"There is no query {name!r}. Did you mean {near[0]}? They are the files in {QUERIES}.")
+    return known if wanted is None else list(dict.fromkeys(wanted))
+
+
+def query(name: str) -> str:
+    """The SQL of the query `name`. Its first line is a comment that asks the question in one sentence."""
+    return (QUERIES / f"{name}.sql").read_text()
+
+
+def url() -> str:
+    """The address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`."""
+    named = settings.read().warehouse_url
+    return named.get_secret_value() if named else lab.database("warehouse", "etl")
+
+
+def prepare(scale: float = SCALE) -> None:
+    """Make sure that the tables are there: in the lab they are made at `scale` (1 is 1 GB), elsewhere looked for.
+
+    Raises CannotRun where the source database cannot be reached or lacks a table.
+    """
+    named = settings.read().warehouse_url
+    if named is None:
+        owner = lab.database("warehouse")
+        if loaded_scale(owner) != scale:
+            load(owner, scale)
+        return
+    with _connect(named.get_secret_value()) as connection:
+        rows = connection.execute("select relname from pg_class where pg_table_is_visible(oid)").fetchall()
+        missing = TABLES.keys() - {name for (name,) in rows}
+        if missing:
+            raise CannotRun(
+                f"The warehouse on {connection.info.host} lacks the table {min(missing)}."
+                " Load TPC-H into it with flows.warehouse.load, or unset WAREHOUSE_URL to use the lab's."
+            )
+
+
+def loaded_scale(address: str) -> float | None:
+    """The scale at which the tables at `address` were loaded, or None where no load has been finished."""
+    with _connect(address) as connection:
+        if connection.execute("select to_regclass('warehouse_scale')").fetchone() == (None,):
+            return None
+        found = connection.execute("select scale from warehouse_scale").fetchone()
+        return found[0] if found else None
+
+
+def load(address: str, scale: float) -> None:
+    """Make the TPC-H tables at `scale` in the database at `address`, in place of those that are there.
+
+    All of it is one transaction: whoever reads meanwhile reads the old tables, and a load that is killed leaves
+    nothing behind. Raises CannotRun where the disk has no room or the generator fails.
+    """
+    # Rows as text, tables, and the indexes' sorts.
+    folder, needed = settings.read().flows_lab_dir, 100e6 + scale * 3.5e9
+    if shutil.disk_usage(folder).free < needed:
+        raise CannotRun(
+            f"Scale {scale} needs {needed / 1e6:,.0f} MB, and the disk of {folder} has less. Choose a smaller --scale."
+        )
+    try:
+        with _connect(address) as connection:
+            # The second of two loaders waits here, then finds the work done.
+            connection.execute("select pg_advisory_xact_lock(hashtext('warehouse'))")
+            if loaded_scale(address) != scale:
+                with _generated(folder / "tpch", scale) as files:
+                    _copy(connection, files, scale)
+    except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
+        raise CannotRun(f"The disk of {folder} is full: {error}. Nothing was changed; choose a smaller --scale.") from None
+
+
+def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) -> None:
+    connection.execute("drop table if exists warehouse_scale," + ",".join(files))
+    total = sum(file.stat().st_size for file in files.values())
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        job = bar.add_task(f"Loading TPC-H at scale {scale}", total=total)
+        for table, file in files.items():
+            connection.execute(f"create table {table} ({TABLES[table]})")
+            with connection.cursor().copy(f"copy {table} from stdin (format csv, header)") as copy, file.open("rb") as rows:
+                while chunk := rows.read(1 << 20):
+                    copy.write(chunk)
+                    bar.advance(job, len(chunk))
+            connection.execute(f"analyze {table}")
+    connection.execute("create table warehouse_scale as select %s::float8 as scale", [scale])
+    if connection.execute("select 1 from pg_roles where rolname = 'etl'").fetchone():
+        connection.execute("grant select on all tables in schema public to etl")
+
+
+@contextlib.contextmanager
+def _generated(folder: Path, scale: float) -> Iterator[dict[str, Path]]:
+    """The tables as CSV files, by name, in a folder that is gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    program = shutil.which("tpchgen-cli", path=sysconfig.get_path("scripts")) or "tpchgen-cli"
+    try:
+        made = subprocess.run(
+            [program, "csv", "-s", str(scale), "-o", folder], capture_output=True, text=True, check=False
+        )
+        if made.returncode:
+            raise CannotRun(f"tpchgen-cli cannot make the tables at scale {scale}: {made.stderr.strip()[-300:]}")
+        yield {table: folder / f"{table}.csv" for table in TABLES}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(address: str) -> psycopg.Connection:
+    try:
+        return psycopg.connect(address, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CannotRun(f"The warehouse cannot be reached: {reason}. Check WAREHOUSE_URL.") from None
+    except psycopg.ProgrammingError as error:
+        raise CannotRun(f"WAREHOUSE_URL is not the address of a PostgreSQL: {str(error).strip()}") from None
