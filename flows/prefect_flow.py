@@ -4,18 +4,19 @@
 """
 
 import argparse
+import concurrent.futures
 import logging
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psycopg
-from prefect import allow_failure, flow, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from rich.console import Console
@@ -50,20 +51,21 @@ def worth_retrying(task: object, task_run: object, state: Any) -> bool:
 )
 def sql_query(query: str, staging: Path) -> Any:
     """Run one query over a connection of its own, write its rows to staging, and return how many there are."""
+    if _interrupted(staging):
+        return Cancelled(message="The run was interrupted before this query began.")
     started = time.time()
     outcome: dict[str, Any] = {}
     mart.note(staging, query, started=started)
     try:
-        if _interrupted(staging):
-            return Cancelled(message="The run was interrupted before this query began.")
         with psycopg.connect(warehouse.url(), application_name=f"flows {query}") as connection:
             _open[connection] = staging
             outcome["rows"] = mart.stage(staging, query, connection.execute(warehouse.query(query)))
-    except Exception as error:
-        outcome["error"] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise
+    except psycopg.errors.QueryCanceled:
+        if not _interrupted(staging):
+            raise
+        return Cancelled(message="The run was interrupted while this query ran.")
     finally:
-        for connection in [open_ for open_ in _open if open_.closed]:
+        for connection in [connection for connection in _open if connection.closed]:
             _open.pop(connection, None)
         mart.note(staging, query, started=started, ended=time.time(), **outcome)
     return outcome["rows"]
@@ -93,26 +95,28 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
     warehouse.prepare(scale)
     staging = mart.open_staging(str(runtime.flow_run.id), rest.api_url())
     submitted = time.time()
-    futures = {name: sql_query.submit(name, staging) for name in names}
-    # `allow_failure`: load and cleanup come after all the queries, whether they succeeded or not.
-    loaded = load.submit(staging, names, wait_for=[allow_failure(future) for future in futures.values()])
+    futures = [sql_query.submit(name, staging) for name in names]
     try:
         _watch(names, staging, futures)
     except KeyboardInterrupt:
         _stop.set()
     if _stop.is_set():
         _interrupt(staging)
-    loaded.wait()
-    rows = [_row(name, staging, submitted) for name in names]
-    mart.record(str(runtime.flow_run.id), rows=rows)
-    cleanup.submit(staging, wait_for=[allow_failure(loaded)]).wait()
+    # Waiting here, and not `wait_for=[allow_failure(…)]`, since that gives up on the first query that was
+    # cancelled or crashed: it allows for failure alone, and cleanup would come before the last query's end.
+    concurrent.futures.wait([future.wrapped_future for future in futures])
+    try:
+        load(staging, names)
+    finally:
+        rows = [_row(name, staging, submitted, future) for name, future in zip(names, futures, strict=True)]
+        mart.record(str(runtime.flow_run.id), rows=rows)
+        cleanup(staging)
     if _stop.is_set():
         return Cancelled(message="Interrupted. The mart keeps the tables of the queries that had not ended.")
     failed = [f"{row['query']} ({row['error']})" for row in rows if row["state"] != "Completed"]
     get_run_logger().info("%d of %d queries completed", len(rows) - len(failed), len(rows))
     if failed:
         raise QueriesFailed(f"{len(failed)} of {len(rows)} queries failed: {'; '.join(failed)}")
-    loaded.result()
     return rows
 
 
@@ -148,36 +152,40 @@ def _clear_abandoned() -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _watch(names: Sequence[str], staging: Path, futures: Mapping[str, Any]) -> None:
+def _watch(names: Sequence[str], staging: Path, futures: Sequence[Any]) -> None:
     """Show how many queries run, wait and are done until all are, or until `_stop` is set."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
         job = bar.add_task("", total=len(names))
-        done = 0
-        while done < len(names) and not _stop.is_set():
-            done = sum(future.state.is_final() for future in futures.values())
+        left: Collection[Any] = [future.wrapped_future for future in futures]
+        while left and not _stop.is_set():
+            _, left = concurrent.futures.wait(left, timeout=0.1)
             notes = [mart.noted(staging, name) for name in names]
             running = sum("started" in note and "ended" not in note for note in notes)
-            text = f"{running} run, {len(names) - running - done} wait, {done} done"
+            done = len(names) - len(left)
+            text = f"{running} run, {max(0, len(left) - running)} wait, {done} done"
             bar.update(job, completed=done, description=text)
-            time.sleep(0.1)
 
 
-def _row(name: str, staging: Path, submitted: float) -> dict[str, Any]:
+def _row(name: str, staging: Path, submitted: float, future: Any) -> dict[str, Any]:
     """What became of one query; times in seconds, `started` and `ended` as Unix times, None where it never began."""
     note = mart.noted(staging, name)
-    began = "ended" in note
-    error = note.get("error") or (None if "rows" in note else "never began")
+    started, ended = note.get("started"), note.get("ended")
+    try:
+        state = future.wrapped_future.result()
+        outcome, error = state.name, None if state.is_completed() else state.message
+    except BaseException as crash:  # the thread died of it; whatever it was, the other queries' rows count
+        outcome, error = "Crashed", repr(crash)
     return {
         "query": name,
         "rows": note.get("rows"),
-        "seconds": note["ended"] - note["started"] if began else None,
-        "waited": note["started"] - submitted if began else None,
-        "state": "Completed" if "rows" in note else "Failed",
-        "error": error,
-        "started": note.get("started"),
-        "ended": note.get("ended"),
+        "seconds": ended - started if ended else None,
+        "waited": started - submitted if started else None,
+        "state": outcome,
+        "error": " ".join(error.split()) if error else None,
+        "started": started,
+        "ended": ended,
     }
 
 
@@ -188,7 +196,7 @@ def _report(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int 
         "state": state.name,
         "queries": len(rows),
         "completed": sum(row["state"] == "Completed" for row in rows),
-        "failed": sum(row["state"] == "Failed" for row in rows),
+        "failed": sum(row["state"] != "Completed" for row in rows),
         "limit": limit,
         "peak_concurrency": measures.peak((row["started"], row["ended"]) for row in ran),
         "wall_seconds": round(wall, 3),
@@ -199,24 +207,26 @@ def _report(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int 
     }
 
 
-def _show(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _show(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
     table = Table("query", "rows", "seconds", "waited", "state")
     for column in table.columns[1:4]:
         column.justify = "right"
     for row in rows:
         times = [f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("seconds", "waited")]
         table.add_row(row["query"], str(row["rows"] if row["rows"] is not None else "-"), *times, row["state"])
-    console.print(table)
+    Console(file=file).print(table)
     for row in rows:
         if row["error"]:
-            console.print(f"{row['query']}: {row['error']}", markup=False, highlight=False)
-    console.print(
-        f"{report['state']}: {report['completed']} of {report['queries']} queries;"
-        f" peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'});"
+            print(f"{row['query']}: {row['error']}", file=file)
+    print(
+        f"{report['state']}: {report['completed']} of {report['queries']} queries,"
+        f" peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'}),"
         f" wall {report['wall_seconds']:.1f} s, ideal {report['ideal_seconds']:.1f} s",
-        highlight=False,
+        f"Mart: {report['mart']}",
+        f"Run:  {report['flow_run_id']} on {report['api_url']}",
+        sep="\n",
+        file=file,
     )
-    console.print(f"Mart: {report['mart']}\nRun:  {report['flow_run_id']} on {report['api_url']}", highlight=False, soft_wrap=True)
 
 
 def _set_limit(url: str, wanted: int | None) -> int | None:
@@ -263,7 +273,7 @@ def main() -> int:
     url = lab.server()
     limit = _set_limit(url, arguments.limit)
     warehouse.prepare(arguments.scale)
-    for handler in logging.getLogger("prefect").handlers:
+    for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
         handler.setLevel(logging.CRITICAL)  # the table says it, and the server has the logs
 
     def stop(*_: object) -> None:
@@ -277,7 +287,7 @@ def main() -> int:
     wall = time.time() - called
     rows = mart.recorded(str(state.state_details.flow_run_id)).get("rows", [])
     report = _report(state, rows, wall, limit)
-    _show(report, rows, Console(stderr=arguments.json))
+    _show(report, rows, sys.stderr if arguments.json else sys.stdout)
     if state.name == "Failed" and report["failed"] == 0:
         print(f"The run failed: {state.message}", file=sys.stderr)
     if arguments.json:

@@ -1,0 +1,41 @@
+"""Set, show or free the limit of a tag: `python scripts/setup_concurrency_limit.py [--tag T] [--limit N] [--reset]`."""
+
+from dataclasses import asdict
+
+from flows import commands, lab, limits
+
+
+def main() -> int:
+    """Make the tag's limit as asked for, free its slots with --reset, and print what the server then says."""
+    parser = commands.Arguments(description="Set how many task runs with a tag the server lets run at once.")
+    parser.add_argument("--tag", default=limits.TAG, help=f"the tag (default {limits.TAG})")
+    parser.add_argument(
+        "--limit", type=commands.whole_number, help="how many (default 3; with --reset, as it is)"
+    )
+    parser.add_argument("--reset", action="store_true", help="free the slots that dead runs still hold")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    lab.server()
+    changed = False
+    before = limits.read(arguments.tag)
+    if arguments.limit is not None or before is None or not arguments.reset:
+        changed = limits.ensure(arguments.tag, arguments.limit or lab.CONNECTIONS)
+    if arguments.reset:
+        limits.reset(arguments.tag)
+        changed = changed or bool(before and (before.active_slots or before.holders))
+    now = limits.read(arguments.tag)
+    assert now is not None, "a limit that was just read back"
+    if arguments.json:
+        commands.print_json(asdict(now) | {"changed": changed})
+        return 0
+    print(f"The tag {now.tag!r}: at most {now.limit} at once{' (changed)' if changed else ''}, {now.active_slots} slots taken")
+    for holder in now.holders:
+        print(f"  held by {holder['name']} ({holder['state']}), task run {holder['task_run_id']}")
+    if arguments.reset and before and before.active_slots:
+        names = ", ".join(str(holder["name"]) for holder in before.holders) or "nobody"
+        print(f"Freed {before.active_slots} slots, held by {names}. One that still works goes on beside the limit.")
+    return 0
+
+
+if __name__ == "__main__":
+    commands.run(main)
