@@ -23,8 +23,6 @@ OPTIONS = {
     "unix_socket_permissions": "0700",
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
-    # A crash of the whole machine may lose the last half second; nothing is ever torn.
-    "synchronous_commit": "off",
     # No replica reads along, so that a load into a new table need not be logged row by row.
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -39,6 +37,8 @@ AS_NOBODY = [
     "--reuid=nobody",
     "--regid=65534",
     "--clear-groups",
+    # Without this bit, access(2) would forget the capability, and PostgreSQL would not find its own programs.
+    "--securebits=+no_setuid_fixup",
     "--inh-caps=-all,+dac_override",
     "--ambient-caps=-all,+dac_override",
     "--bounding-set=-all,+dac_override",
@@ -114,9 +114,9 @@ def _create(data: Path, log: Path) -> None:
         file.write(made.stdout + made.stderr)
     if made.returncode:
         shutil.rmtree(new, ignore_errors=True)
-        # initdb ends with what it cleaned up and what to try; the line that says why comes before.
-        reasons = [line for line in made.stderr.splitlines() if "error" in line.lower() or "fatal" in line.lower()]
-        raise CannotRun(f"PostgreSQL's folder cannot be made: {(reasons or ['no reason given'])[0]}. See {log}.")
+        # initdb ends with what it removed again and what to try; the line that says why comes before.
+        reasons = [line for line in made.stderr.splitlines() if "warning:" not in line] or ["no reason given"]
+        raise CannotRun(f"PostgreSQL's folder cannot be made: {reasons[0].removeprefix('initdb: ')}. See {log}.")
     new.rename(data)
 
 

@@ -23,7 +23,7 @@ def call(method: str, path: str, body: object = None, *, missing_ok: bool = Fals
     """
     url = f"{api_url()}/{path.lstrip('/')}"
     try:
-        answer = httpx.request(method, url, json=body, headers=auth.header(), timeout=httpx.Timeout(30, connect=5))
+        answer = httpx.request(method, url, json=body, headers=auth.header(), timeout=httpx.Timeout(10, connect=5))
     except httpx.TimeoutException:
         raise CannotRun(f"The server does not answer: {url} timed out. Is it overloaded, or stopped?") from None
     except httpx.HTTPError as error:

@@ -6,6 +6,6 @@ select
 from customer
 join nation on n_nationkey = c_nationkey
 where c_acctbal > 0
-    and not exists (select from orders where o_custkey = c_custkey)
+    and not exists (select 1 from orders where o_custkey = c_custkey)
 group by n_name
 order by balance desc, nation;

@@ -1,0 +1,140 @@
+"""Labs, and the kit's commands run as a user runs them. Everything here is real: PostgreSQL, Prefect, processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import lab, limits, settings
+
+VARIABLES = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "FLOWS_LAB_API_URL", "FLOWS_PG_BIN")
+FLOW, LAB = "flows/prefect_flow.py", "scripts/lab.py"
+LIMIT = "scripts/setup_concurrency_limit.py"
+
+
+def pytest_configure() -> None:
+    """Keep the tests away from the user's own servers."""
+    named = settings.Settings()
+    for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR"):
+        os.environ.pop(name, None)
+    if settings.Settings().prefect_api_url or settings.Settings().warehouse_url:
+        pytest.exit(f".env names {named.prefect_api_url or 'a warehouse'}; move .env away while the tests run.", 2)
+
+
+def start(program: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+    """A command of the kit that runs, in a session of its own so that a signal reaches it alone."""
+    return subprocess.Popen(
+        [sys.executable, str(settings.PROJECT / program), *arguments],
+        cwd=cwd or settings.PROJECT,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(program: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of the kit that has ended."""
+    process = start(program, *arguments, cwd=cwd, **variables)
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict:
+    """The JSON object that a command printed as its last line."""
+    assert done.stdout.strip(), f"nothing was printed; exit {done.returncode}; {done.stderr[-2000:]}"
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line in which a command says why it could not run."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Starting", "(port"))]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def eventually(happens: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until `happens()`; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+def slots() -> int:
+    limit = limits.read()
+    return limit.active_slots if limit else 0
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def kill(name: str) -> None:
+    """Kill a process of the lab, as a crash would."""
+    process = psutil.Process(lab.status().pids[name])
+    process.send_signal(signal.SIGKILL)
+    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+def forget_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("shared") / ".lab"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWS_LAB_DIR", str(folder))
+        yield folder
+        lab.reset()
+    assert processes_below(folder) == []
+
+
+@pytest.fixture
+def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The API address of a lab that tests share; each finds the limit 3 and all slots free."""
+    forget_servers(monkeypatch)
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
+    url = lab.server()
+    limits.ensure(limits.TAG, 3)
+    assert slots() == 0, "an earlier test left a slot taken"
+    yield url
+    if slots():
+        limits.reset()
+
+
+@pytest.fixture
+def new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a lab that does not exist yet."""
+    forget_servers(monkeypatch)
+    folder = tmp_path / ".lab"
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
+    yield folder
+    monkeypatch.delenv("FLOWS_PG_BIN", raising=False)
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
+    if folder.is_dir():
+        lab.reset()
+    assert processes_below(tmp_path) == []
