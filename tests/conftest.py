@@ -122,6 +122,8 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     limits.ensure(limits.TAG, 3)
     assert slots() == 0, "an earlier test left a slot taken"
     yield url
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
+    monkeypatch.setenv("PREFECT_API_URL", url)
     if slots():
         limits.reset()
 

@@ -1,0 +1,143 @@
+"""What happens to the main job when something breaks in the middle. Processes are really ended, none is pretended."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import duckdb
+import httpx
+import psycopg
+import pytest
+from conftest import FLOW, answer, eventually, kill, run, slots, start
+
+from flows import lab, limits, mart, prefect_flow, settings, warehouse
+
+
+def staging() -> list[Path]:
+    return [folder for folder in (settings.read().flows_lab_dir / "staging").glob("*") if (folder / "owner.json").exists()]
+
+
+def in_the_middle() -> tuple[subprocess.Popen[str], str]:
+    """A main job whose queries run, and its flow run's id."""
+    flow = start(FLOW, "--json")
+    eventually(lambda: slots() == 3 and len(staging()) == 1)
+    return flow, staging()[0].name
+
+
+def tables() -> dict[str, list[tuple]]:
+    with duckdb.connect(str(mart.path()), read_only=True) as connection:
+        names = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]
+        return {name: connection.execute(f'from "{name}"').fetchall() for name in names}
+
+
+@pytest.fixture
+def full_mart(shared_lab: str) -> dict[str, list[tuple]]:
+    """The tables of a mart that a run has filled."""
+    if not mart.path().exists() or set(tables()) < set(warehouse.names()):
+        assert run(FLOW, "--json").returncode == 0
+    return tables()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_in_the_middle(shared_lab: str, full_mart: dict, stop: signal.Signals) -> None:
+    flow, run_id = in_the_middle()
+    flow.send_signal(stop)
+    out, err = flow.communicate(timeout=60)
+    assert tables() == full_mart, "the old mart is intact"
+    if stop == signal.SIGINT:
+        assert flow.returncode == 1 and "Traceback" not in err, err
+        report = json.loads(out)
+        assert report["state"] == "Cancelled" and 0 < report["failed"] <= 20 and report["flow_run_id"] == run_id
+        assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Cancelled"
+        assert staging() == [] and slots() == 0
+    else:
+        assert slots() > 0 and len(staging()) == 1, "nothing tidied up after kill -9, which is what the next run is for"
+    after = run(FLOW, "--json")
+    assert answer(after)["completed"] == 20 and answer(after)["peak_concurrency"] == 3, after.stderr
+    assert staging() == [] and slots() == 0
+    expected = "Cancelled" if stop == signal.SIGINT else "Crashed"
+    assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == expected
+    still = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    assert httpx.post(f"{shared_lab}/task_runs/count", json=still).json() == 0
+
+
+def test_a_dead_run_s_slots_are_left_alone_while_others_hold_some(shared_lab: str, full_mart: dict) -> None:
+    """Taking them away from all would let more than the limit run."""
+    dead, _ = in_the_middle()
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    taken = slots()
+    assert 0 < taken <= 3
+    holders = limits.read().holders
+    body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 60}
+    # Somebody else, who lives: a slot taken over the API.
+    other = {"holder": {"type": "task_run", "id": "00000000-0000-4000-8000-000000000001"}}
+    limits.ensure(limits.TAG, 4)
+    taking = httpx.post(f"{shared_lab}/v2/concurrency_limits/increment-with-lease", json=body | other)
+    assert taking.status_code == 200, taking.text
+    os.environ["PREFECT_API_URL"] = shared_lab
+    prefect_flow._clear_abandoned()
+    assert slots() == taken + 1
+    assert len(limits.read().holders) == len(holders) + 1
+    limits.reset()
+
+
+def test_postgresql_that_crashes_in_the_middle(shared_lab: str, full_mart: dict) -> None:
+    """The tasks that lost their connection start it again, and are tried again themselves."""
+    flow, run_id = in_the_middle()
+    kill("postgres")
+    out, err = flow.communicate(timeout=200)
+    report = json.loads(out.strip().splitlines()[-1])
+    assert set(tables()) >= set(warehouse.names()), "no table is lost, whatever failed"
+    assert staging() == [], err
+    assert report["completed"] >= 15, (report, err[-3000:])
+    assert report["flow_run_id"] == run_id and report["completed"] + report["failed"] == 20
+    limits.reset()  # what the server lost count of
+    assert answer(run(FLOW, "--json"))["completed"] == 20
+
+
+def test_a_server_that_crashes_in_the_middle_and_comes_back(shared_lab: str, full_mart: dict) -> None:
+    """Its leases lie on disk, so the slots are still known and are freed: the run ends, and no slot stays."""
+    flow, _ = in_the_middle()
+    kill("prefect")
+    assert lab.up().api_url == shared_lab
+    out, err = flow.communicate(timeout=200)
+    report = json.loads(out.strip().splitlines()[-1])
+    assert (report["state"], report["completed"]) == ("Completed", 20), err[-3000:]
+    assert report["peak_concurrency"] <= 3
+    eventually(lambda: slots() == 0, seconds=120)
+
+
+def test_a_mart_that_cannot_be_written_keeps_its_old_tables(shared_lab: str, full_mart: dict) -> None:
+    """Loading fails, cleanup comes all the same, and the run says so."""
+    kept = mart.path().read_bytes()
+    mart.path().write_bytes(b"this is no database" * 1000)
+    try:
+        done = run(FLOW, "--queries", "busiest_clerks", "--json")
+        assert done.returncode == 1 and answer(done)["state"] == "Failed"
+        assert "The run failed" in done.stderr
+        assert staging() == [] and slots() == 0
+    finally:
+        mart.path().write_bytes(kept)
+    assert tables() == full_mart
+
+
+def test_staging_that_nobody_owns_any_more_is_removed(shared_lab: str, full_mart: dict) -> None:
+    left = settings.read().flows_lab_dir / "staging" / "00000000-0000-4000-8000-000000000000"
+    left.mkdir(parents=True)
+    (left / "owner.json").write_text(json.dumps({"api_url": shared_lab, "mark": [999999999, 1.0]}))
+    assert run(FLOW, "--queries", "busiest_clerks").returncode == 0
+    assert not left.exists()
+    shutil.rmtree(left, ignore_errors=True)
+
+
+def test_queries_of_a_run_that_is_interrupted_are_cancelled_in_the_database(shared_lab: str, full_mart: dict) -> None:
+    flow, _ = in_the_middle()
+    flow.send_signal(signal.SIGINT)
+    flow.communicate(timeout=60)
+    with psycopg.connect(lab.database("warehouse")) as connection:
+        running = "select count(*) from pg_stat_activity where usename = 'etl'"
+        assert connection.execute(running).fetchone() == (0,)

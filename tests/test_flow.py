@@ -1,0 +1,253 @@
+"""The main job: what it reports, what it loads, what it does with failures, and how it is deployed."""
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import httpx
+import psycopg
+import pytest
+from conftest import FLOW, answer, refused, run, slots, start
+
+from flows import lab, limits, mart, measures, prefect_flow, settings, warehouse
+
+KEYS = "state queries completed failed limit peak_concurrency wall_seconds ideal_seconds flow_run_id api_url mart"
+FEW = "busiest_clerks,lines_per_order,open_orders_by_priority"
+
+
+def table(query: str) -> list[tuple] | None:
+    """The rows of a query's table in the mart, or None where there is no such table."""
+    with duckdb.connect(str(mart.path()), read_only=True) as connection:
+        try:
+            return connection.execute(f'from "{query}"').fetchall()
+        except duckdb.CatalogException:
+            return None
+
+
+def staged() -> list[Path]:
+    return list((settings.read().flows_lab_dir / "staging").glob("*"))
+
+
+@pytest.fixture
+def questions(shared_lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that puts SQL of the test's in place of the 20 queries, by name."""
+    monkeypatch.setattr(warehouse, "QUERIES", tmp_path / "queries")
+
+    def put(**queries: str) -> None:
+        shutil.rmtree(warehouse.QUERIES, ignore_errors=True)
+        warehouse.QUERIES.mkdir()
+        for name, sql in queries.items():
+            (warehouse.QUERIES / f"{name}.sql").write_text(sql)
+
+    return put
+
+
+def test_the_main_job(shared_lab: str, tmp_path: Path) -> None:
+    """All 20, from another folder; the figures are checked against the server, the rows against the warehouse."""
+    done = run(FLOW, "--json", cwd=tmp_path)
+    report = answer(done)
+    assert done.returncode == 0
+    assert set(report) == set(KEYS.split())
+    assert (report["state"], report["queries"], report["completed"], report["failed"]) == ("Completed", 20, 20, 0)
+    assert (report["limit"], report["peak_concurrency"]) == (3, 3)
+    assert report["wall_seconds"] > report["ideal_seconds"] > 0
+    assert report["api_url"] == shared_lab and staged() == [] and slots() == 0
+    of_run = {"flow_runs": {"id": {"any_": [report["flow_run_id"]]}}, "task_runs": {"tags": {"all_": [limits.TAG]}}}
+    task_runs = httpx.post(f"{shared_lab}/task_runs/filter", json=of_run).json()
+    assert sorted(task_run["name"] for task_run in task_runs) == warehouse.names()
+    assert {task_run["state_name"] for task_run in task_runs} == {"Completed"}
+    assert measures.peak((_unix(task_run["start_time"]), _unix(task_run["end_time"])) for task_run in task_runs) == 3
+    with psycopg.connect(lab.database("warehouse")) as connection:
+        for name in warehouse.names():
+            assert len(table(name) or []) == len(connection.execute(warehouse.query(name)).fetchall()), name
+        assert table("busiest_clerks") == connection.execute(warehouse.query("busiest_clerks")).fetchall()
+
+
+def _unix(text: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def test_what_is_shown_to_people(shared_lab: str) -> None:
+    done = run(FLOW, "--queries", FEW)
+    assert done.returncode == 0
+    for name in FEW.split(","):
+        assert re.search(rf"{name} +│ +\d+ │ +\d+\.\d\d │ +\d+\.\d\d │ Completed", done.stdout)
+    assert re.search(r"Completed: 3 of 3 queries, peak concurrency [123] \(limit 3\), wall \d", done.stdout)
+
+
+def test_a_bar_says_how_many_run_wait_and_are_done(shared_lab: str) -> None:
+    """On a terminal, that is."""
+    outer, inner = pty.openpty()
+    process = subprocess.Popen([sys.executable, FLOW], cwd=settings.PROJECT, stderr=inner, stdout=subprocess.DEVNULL)
+    os.close(inner)
+    shown = b""
+    try:
+        while chunk := os.read(outer, 65536):
+            shown += chunk
+    except OSError:
+        pass  # Linux says that the terminal has gone
+    finally:
+        os.close(outer)
+        process.wait()
+    seen = {(int(a), int(b), int(c)) for a, b, c in re.findall(rb"(\d+) run, (\d+) wait, (\d+) done", shown)}
+    assert all(sum(counts) == 20 for counts in seen)
+    assert max(running for running, _, _ in seen) == 3
+    assert (0, 0, 20) in seen
+
+
+def test_a_failing_query_is_named_and_the_others_finish(questions: Callable[..., None]) -> None:
+    questions(good="select 1 as one", other="select 2 as two", bad="select 1 as fine")
+    assert prefect_flow.main_etl(return_state=True).name == "Completed"
+    questions(good="select 10 as one", other="select 20 as two", bad="selekt")
+    state = prefect_flow.main_etl(return_state=True)
+    assert state.name == "Failed"
+    assert "1 of 3 queries failed: bad (" in state.message and "syntax error" in state.message
+    assert (table("good"), table("other"), table("bad")) == ([(10,)], [(20,)], [(1,)])
+    assert staged() == []
+
+
+def test_a_syntax_error_is_not_retried_and_a_refused_connection_is(questions: Callable[..., None]) -> None:
+    questions(bad="selekt")
+    state = prefect_flow.main_etl(return_state=True)
+    assert _run_counts(state) == {"bad": 1}
+    questions(**{f"slow_{n}": f"select pg_sleep(1), {n} as n" for n in range(4)})
+    limits.ensure(limits.TAG, 4)
+    state = prefect_flow.main_etl(return_state=True)
+    assert state.name == "Completed"
+    counts = _run_counts(state)
+    assert len(counts) == 4 and max(counts.values()) > 1, "the database refused the fourth, which was tried again"
+
+
+def _run_counts(state) -> dict[str, int]:
+    of_run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    of_run |= {"task_runs": {"tags": {"all_": [limits.TAG]}}}
+
+    def read() -> list[dict]:
+        return httpx.post(f"{os.environ['PREFECT_API_URL']}/task_runs/filter", json=of_run).json()
+
+    deadline = time.monotonic() + 15  # task states reach the API a moment after the flow's end
+    while any(not task_run["end_time"] for task_run in read()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return {task_run["name"]: task_run["run_count"] for task_run in read()}
+
+
+def test_every_kind_of_value_reaches_the_mart(questions: Callable[..., None]) -> None:
+    values = "1 as i, 1.25::numeric as n, 0.5::float8 as f, date '1997-02-03' as d, 'é\"''' as t, true as b"
+    questions(values=f"select {values}", none=f"select {values} where false", nulls="select null::int as x, 'a' as y")
+    assert prefect_flow.main_etl(return_state=True).name == "Completed"
+    (row,) = table("values") or []
+    assert [str(value) for value in row] == ["1", "1.25", "0.5", "1997-02-03", "é\"'", "True"]
+    assert table("none") == [] and table("nulls") == [(None, "a")]
+
+
+def test_the_limit_holds_for_two_processes_together(shared_lab: str) -> None:
+    both = [start(FLOW, "--json") for _ in range(2)]
+    reports = [answer(subprocess.CompletedProcess("", 0, *one.communicate(timeout=200))) for one in both]
+    assert [report["completed"] for report in reports] == [20, 20]
+    rows = [row for report in reports for row in mart.recorded(report["flow_run_id"])["rows"]]
+    assert len(rows) == 40
+    assert measures.peak((row["started"], row["ended"]) for row in rows) == 3
+
+
+def test_the_limit_is_what_was_asked_for(shared_lab: str) -> None:
+    report = answer(run(FLOW, "--limit", "1", "--queries", FEW, "--json"))
+    assert (report["limit"], report["peak_concurrency"]) == (1, 1)
+    assert answer(run(FLOW, "--queries", FEW, "--json"))["limit"] == 1, "the server keeps its limit"
+
+
+def test_a_named_server_without_a_limit_is_left_alone_and_warned_of(
+    shared_lab: str, new_lab: Path, shared_folder: Path
+) -> None:
+    """The lab of another folder is a server like any other."""
+    httpx.delete(f"{shared_lab}/concurrency_limits/tag/{limits.TAG}").raise_for_status()
+    done = run(FLOW, "--queries", FEW, "--scale", "0.01", "--json", PREFECT_API_URL=shared_lab)
+    assert done.returncode == 0
+    assert "has no limit" in done.stderr and "setup_concurrency_limit.py" in done.stderr
+    assert answer(done)["limit"] is None and answer(done)["api_url"] == shared_lab
+    assert httpx.get(f"{shared_lab}/concurrency_limits/tag/{limits.TAG}").status_code == 404
+    assert "prefect" not in lab.status().pids, "a Prefect server was started beside the one that was named"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--queries", "busiest_clerk"], "Did you mean busiest_clerks?"),
+        (["--queries", ""], "There is no query ''"),
+        (["--limit", "0"], "'0' is not a whole number"),
+        (["--limit", "abc"], "'abc' is not a whole number"),
+        (["--scale", "-1"], "'-1' is not a number"),
+        (["--scale", "nan"], "'nan' is not a number"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_starts(new_lab: Path, arguments: list[str], said: str) -> None:
+    assert said in refused(run(FLOW, *arguments))
+    assert not new_lab.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9/api", "No server answers at"),
+        ("http://127.0.0.1:4200", "The API's ends in /api: http://127.0.0.1:4200/api"),
+        ("localhost:4200/api", "names no server"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_said(new_lab: Path, url: str, said: str) -> None:
+    assert said in refused(run(FLOW, PREFECT_API_URL=url))
+
+
+def test_a_server_that_hangs_is_said(new_lab: Path) -> None:
+    import socket
+
+    with socket.socket() as hanging:
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen()
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}/api"
+        assert "timed out" in refused(run(FLOW, PREFECT_API_URL=url))
+
+
+@pytest.mark.long
+def test_the_flow_is_deployed_as_typed_and_run_by_a_worker(shared_lab: str, tmp_path: Path) -> None:
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    environment = os.environ | {"PREFECT_API_URL": shared_lab, "PREFECT_HOME": str(tmp_path), "COLUMNS": "200"}
+
+    def cli(*words: str) -> str:
+        done = subprocess.run(
+            [prefect, *words], cwd=settings.PROJECT, env=environment | {"PWD": str(settings.PROJECT)},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    cli("deploy", "flows/prefect_flow.py:main_etl")
+    deployment = httpx.get(f"{shared_lab}/deployments/name/main_etl/main_etl").json()
+    assert deployment["pull_steps"][0]["prefect.deployments.steps.set_working_directory"] == {
+        "directory": str(settings.PROJECT)
+    }
+    body = {"parameters": {"queries": FEW.split(",")}}
+    created = httpx.post(f"{shared_lab}/deployments/{deployment['id']}/create_flow_run", json=body).json()
+    cli("worker", "start", "--pool", "flows", "--run-once")
+    ended = httpx.get(f"{shared_lab}/flow_runs/{created['id']}").json()
+    assert ended["state_name"] == "Completed", ended["state"]
+    assert [row["query"] for row in mart.recorded(created["id"])["rows"]] == FEW.split(",")
+    assert cli("concurrency-limit", "ls").count(f" {limits.TAG} ") == 1
+
+
+def test_peak_and_ideal() -> None:
+    assert measures.peak([]) == 0
+    assert measures.peak([(0, 1), (1, 2), (1.5, 3)]) == 2, "one may start as another ends"
+    assert measures.ideal([1.0] * 20, 3) == 7
+    assert measures.ideal([5.0, 1.0, 1.0], 3) == 5
+    assert measures.ideal([1.0, 2.0, 3.0], 2) == 3
+    assert measures.ideal([1.0, 2.0], None) == 2
+    assert measures.ideal([], 3) == 0
