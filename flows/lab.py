@@ -8,26 +8,21 @@ import fcntl
 import json
 import os
 import shutil
-import signal
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
 import psycopg
 from psycopg import sql
 
-from flows import postgres, processes, settings
+from flows import postgres, prefect_server, processes, settings
 from flows.processes import Mark
 from flows.settings import CannotRun
 
 CONNECTIONS = 3  # what the role `etl` may open at once, and so the limit that the kit teaches
 WORK_POOL = "flows"
-FIRST_PORT = 4200
 _OWN = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL where the kit, not the user, chose the server
 
 
@@ -93,7 +88,7 @@ def up() -> Lab:
 def down() -> None:
     """Stop the lab's processes. Its data stay."""
     with _locked() as folder:
-        processes.stop(list(processes.working_in(folder / "prefect", "prefect")), signal.SIGTERM)
+        prefect_server.stop(folder / "prefect")
         postgres.stop(folder / "postgres")
         (folder / "lab.json").unlink(missing_ok=True)
 
@@ -148,7 +143,7 @@ def _start_postgres(folder: Path) -> None:
             if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
             connection.execute(sql.SQL("alter role {} connection limit {}").format(sql.Identifier(role), connections))
-        for name, owner in ((_prefect_database(), "prefect"), ("warehouse", "postgres")):
+        for name, owner in ((prefect_server.database(), "prefect"), ("warehouse", "postgres")):
             if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
                 names = sql.Identifier(name), sql.Identifier(owner)
                 connection.execute(sql.SQL("create database {} owner {}").format(*names))
@@ -156,48 +151,10 @@ def _start_postgres(folder: Path) -> None:
 
 
 def _start_server(folder: Path) -> None:
-    home, log = folder / "prefect", folder / "logs" / "prefect-server.log"
-    processes.stop(list(processes.working_in(home, "prefect")), signal.SIGTERM, timeout=5)
-    port = _free_port(FIRST_PORT)
-    origin = f"http://127.0.0.1:{port}"
-    print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
-    if port != FIRST_PORT:
-        print(f"(port {FIRST_PORT} is taken by another program)", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    mark = processes.start(command, folder=home, log=log, environment=_server_environment(folder, port))
-    deadline = time.monotonic() + 120
-    while not _answers(f"{origin}/api"):
-        if not processes.find(mark) or time.monotonic() > deadline:
-            processes.stop(list(processes.working_in(home, "prefect")), signal.SIGTERM, timeout=5)
-            raise CannotRun(f"The Prefect server does not start: {processes.last_line(log)} See {log}.")
-        time.sleep(0.1)
-    _write(folder, "prefect", mark, api_url=f"{origin}/api", prefect_version=version("prefect"))
-    pool = {"name": WORK_POOL, "type": "process", "description": "The workers of `prefect worker start --pool flows`"}
-    httpx.post(f"{origin}/api/work_pools/", json=pool, timeout=30)  # 409 where it is there already
-
-
-def _server_environment(folder: Path, port: int) -> dict[str, str]:
-    """The server's settings; what each is worth is measured in docs/concurrency_guide.md."""
-    data = folder / "postgres"
-    address = postgres.url(data, _prefect_database(), "prefect").replace("postgresql:", "postgresql+asyncpg:")
-    chosen = {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": address,
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Beside the state, so that two labs that share an environment do not write the same files.
-        "PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
-    }
-    # The user's own PREFECT_ variables steer clients, and would steer the server too.
-    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | chosen
-
-
-def _prefect_database() -> str:
-    """Each line of Prefect has a database of its own: neither can read the other's tables."""
-    return "prefect" + version("prefect").split(".")[0]
+    address = postgres.url(folder / "postgres", prefect_server.database(), "prefect")
+    log, before = folder / "logs" / "prefect-server.log", _state(folder).get("api_url")
+    mark, url = prefect_server.start(folder / "prefect", log, address, WORK_POOL, before)
+    _write(folder, "prefect", mark, api_url=url, prefect_version=version("prefect"))
 
 
 def _server_answers(folder: Path) -> bool:
@@ -207,22 +164,7 @@ def _server_answers(folder: Path) -> bool:
         return False
     if ours.split(".")[0] != theirs.split(".")[0]:
         raise CannotRun(f"The lab runs Prefect {theirs}, this environment has {ours}. Run scripts/lab.py down first.")
-    return _answers(state["api_url"], patience=10)
-
-
-def _answers(url: str, patience: float = 2) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/health", timeout=patience).status_code == 200
-    return False
-
-
-def _free_port(port: int) -> int:
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
-        port += 1
+    return prefect_server.answers(state["api_url"], patience=10)
 
 
 def _describe(folder: Path) -> Lab:
@@ -230,7 +172,7 @@ def _describe(folder: Path) -> Lab:
     pids = {name: mark.pid for name, mark in marks.items() if processes.find(mark)}
     lab = Lab(pids=pids)
     if "postgres" in pids:
-        lab = replace(lab, database=postgres.url(folder / "postgres", _prefect_database()))
+        lab = replace(lab, database=postgres.url(folder / "postgres", prefect_server.database()))
     if {"postgres", "prefect"} <= pids.keys() and state.get("api_url"):
         lab = replace(lab, running=True, api_url=state["api_url"], prefect_version=state["prefect_version"])
     return lab

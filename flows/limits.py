@@ -80,6 +80,24 @@ def reset(tag: str = TAG) -> Limit:
     return after
 
 
+def end(task_run_id: str, message: str) -> None:
+    """End a task run whose process is gone, and so free its slots and nobody else's.
+
+    It becomes Crashed; one that had ended keeps its state, which is set once more. A server of either version frees
+    the slots of a task run that is forced into a final state. Nothing is done where the server does not know it.
+    Endpoint: POST /task_runs/{id}/set_state.
+    """
+    found = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
+    if found is None:
+        return
+    now = found["state"] or {}
+    if now.get("type") in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
+        state = {key: now[key] for key in ("type", "name", "message")}
+    else:
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    rest.call("POST", f"task_runs/{task_run_id}/set_state", {"state": state, "force": True})
+
+
 _HOLDER = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}
 
 

@@ -33,23 +33,29 @@ def path() -> Path:
 
 
 def open_staging(run: str, api_url: str) -> Path:
-    """A new staging folder for the flow run `run`, marked as this process's."""
+    """A new staging folder for the flow run `run` on the server at `api_url`, marked as this process's."""
     staging = settings.read().flows_lab_dir / "staging" / run
     new = staging.with_suffix(".new")
     new.mkdir(parents=True)
     mark = Mark(os.getpid(), psutil.Process().create_time())
-    _write_json(new / "owner.json", {"api_url": api_url, "mark": mark})
+    _write_json(new / "owner.json", {"api_url": api_url, "mark": mark, "task_runs": []})
     return new.rename(staging)
 
 
-def abandoned(api_url: str) -> list[Path]:
-    """The staging folders of runs on the server at `api_url` whose process is gone."""
-    found = []
+def note_task_runs(staging: Path, task_runs: Sequence[str]) -> None:
+    """Write down the ids of the run's task runs, by which their slots are known should this process be killed."""
+    owner = staging / "owner.json"
+    _write_json(owner, json.loads(owner.read_text()) | {"task_runs": task_runs})
+
+
+def abandoned(api_url: str) -> dict[Path, set[str]]:
+    """The staging folders of runs on the server at `api_url` whose process is gone, with their task runs' ids."""
+    found = {}
     for owner in (settings.read().flows_lab_dir / "staging").glob("*/owner.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             written = json.loads(owner.read_text())
             if written["api_url"] == api_url and processes.find(Mark(*written["mark"])) is None:
-                found.append(owner.parent)
+                found[owner.parent] = set(written.get("task_runs", []))
     return found
 
 

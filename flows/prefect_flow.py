@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import httpx
 import psycopg
 from prefect import flow, get_run_logger, runtime, task
 from prefect.states import Cancelled
@@ -24,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flows import commands, lab, limits, mart, measures, rest, warehouse
+from flows.settings import CannotRun
 
 PERMANENT = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
 
@@ -96,6 +98,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
     staging = mart.open_staging(str(runtime.flow_run.id), rest.api_url())
     submitted = time.time()
     futures = [sql_query.submit(name, staging) for name in names]
+    mart.note_task_runs(staging, [str(future.task_run_id) for future in futures])
     try:
         _watch(names, staging, futures)
     except KeyboardInterrupt:
@@ -138,17 +141,20 @@ def _interrupt(staging: Path) -> None:
 
 def _clear_abandoned() -> None:
     """Finish what a run that was killed left behind: its state on the server, its slots, its staging folder."""
-    for staging in mart.abandoned(rest.api_url()):
+    message = "Its process was killed; a later run found out."
+    for staging, task_runs in mart.abandoned(rest.api_url()).items():
         run = staging.name
-        state = {"type": "CRASHED", "name": "Crashed", "message": "Its process was killed; found by a later run."}
-        of_run = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-        for task_run in rest.call("POST", "task_runs/filter", of_run):
-            rest.call("POST", f"task_runs/{task_run['id']}/set_state", {"state": state, "force": True})
-        rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
         limit = limits.read()
-        # Where others hold slots too, the server frees the dead one's by itself, a minute or so later.
-        if limit is not None and {holder["flow_run_id"] for holder in limit.holders} == {run}:
-            limits.reset()
+        # One may have been killed after its end was known, and before it gave its slot back.
+        holding = task_runs & {holder["task_run_id"] for holder in limit.holders} if limit else set()
+        running = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        for task_run in holding | {task_run["id"] for task_run in rest.call("POST", "task_runs/filter", running)}:
+            limits.end(task_run, message)
+        limit = limits.read()
+        if limit and limit.active_slots and {holder["task_run_id"] for holder in limit.holders} <= task_runs:
+            limits.reset()  # it was killed before the server had heard of the task run that took the slot
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+        rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -283,7 +289,10 @@ def main() -> int:
 
     signal.signal(signal.SIGINT, stop)
     called = time.time()
-    state = main_etl(arguments.queries, arguments.scale, return_state=True)
+    try:
+        state = main_etl(arguments.queries, arguments.scale, return_state=True)
+    except httpx.HTTPError as error:
+        raise CannotRun(f"The server at {url} failed in the middle of the run: {error}. Run it again.") from None
     wall = time.time() - called
     rows = mart.recorded(str(state.state_details.flow_run_id)).get("rows", [])
     report = _report(state, rows, wall, limit)

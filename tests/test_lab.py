@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import LAB, answer, eventually, kill, processes_below, refused, run, start
 
-from flows import lab, postgres, settings
+from flows import lab, postgres, prefect_server, settings
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
@@ -70,13 +70,13 @@ def test_a_taken_port_is_left_alone_and_named(new_lab: Path) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            taken.bind(("127.0.0.1", lab.FIRST_PORT))
+            taken.bind(("127.0.0.1", prefect_server.FIRST_PORT))
             taken.listen()
         except OSError:
             pass  # another program holds it, which serves as well
         done = run(LAB, "up", "--json")
-        assert f":{lab.FIRST_PORT}/" not in answer(done)["api_url"]
-        assert f"port {lab.FIRST_PORT} is taken" in done.stderr
+        assert f":{prefect_server.FIRST_PORT}/" not in answer(done)["api_url"]
+        assert f"port {prefect_server.FIRST_PORT} is taken" in done.stderr
 
 
 def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:

@@ -1,0 +1,129 @@
+"""A Prefect server over PostgreSQL, with the settings that make a tag's limit quick and safe.
+
+It listens on loopback alone. What each setting is worth is measured in docs/concurrency_guide.md.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from flows import processes
+from flows.settings import CannotRun
+
+FIRST_PORT = 4200
+
+
+def database() -> str:
+    """The name of its database: one for each line of Prefect, since neither can read the other's tables."""
+    return "prefect" + version("prefect").split(".")[0]
+
+
+def start(home: Path, log: Path, address: str, work_pool: str, before: str | None) -> tuple[processes.Mark, str]:
+    """Start a server whose files lie in `home` and whose database is at `address`; wait until it answers.
+
+    Returns its process and the address of its API, which has a process work pool of the name `work_pool`. Where a
+    server crashed that had the API address `before`, it gets that one again, so that those who use it go on.
+    Raises CannotRun with the log's last line where it does not come up.
+    """
+    stop(home)
+    _recount_slots(home, address)
+    port = _port_of(before) or _free_port(FIRST_PORT)
+    origin = f"http://127.0.0.1:{port}"
+    print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
+    if port != FIRST_PORT:
+        print(f"(port {FIRST_PORT} is taken by another program)", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    mark = processes.start(command, folder=home, log=log, environment=_environment(home, address, port))
+    deadline = time.monotonic() + 120
+    while not answers(f"{origin}/api"):
+        if not processes.find(mark) or time.monotonic() > deadline:
+            stop(home)
+            raise CannotRun(f"The Prefect server does not start: {processes.last_line(log)} See {log}.")
+        time.sleep(0.1)
+    # It answers 409 where the pool is there already.
+    httpx.post(f"{origin}/api/work_pools/", json={"name": work_pool, "type": "process"}, timeout=30)
+    return mark, f"{origin}/api"
+
+
+def stop(home: Path) -> None:
+    """End the server whose files lie in `home`, whoever started it."""
+    processes.stop(list(processes.working_in(home, "prefect")), signal.SIGTERM)
+
+
+def answers(url: str, patience: float = 2) -> bool:
+    """Whether a server answers at `url` within `patience` seconds."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/health", timeout=patience).status_code == 200
+    return False
+
+
+def _recount_slots(home: Path, address: str) -> None:
+    """Make the counter of taken slots agree with the leases on disk, while no server runs.
+
+    The server counts a slot first and writes down its lease afterwards: one that was killed in between would count
+    the slot for ever, and no expiry would ever free it.
+    """
+    taken: Counter[str] = Counter()
+    for file in (home / "concurrency_leases").glob("*-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            lease = json.loads(file.read_text())
+            taken.update(dict.fromkeys(lease["resource_ids"], lease["metadata"]["slots"]))
+    with psycopg.connect(address) as connection:
+        if connection.execute("select to_regclass('concurrency_limit_v2')").fetchone() == (None,):
+            return
+        for (limit,) in connection.execute("select id::text from concurrency_limit_v2").fetchall():
+            recounted = "update concurrency_limit_v2 set active_slots = %s where id = %s::uuid"
+            connection.execute(recounted, [taken[limit], limit])
+
+
+def _environment(home: Path, address: str, port: int) -> dict[str, str]:
+    chosen = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Beside the state, so that two labs that share an environment do not write the same files.
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+    }
+    # The user's own PREFECT_ variables steer clients, and would steer the server too.
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | chosen
+
+
+def _port_of(url: str | None) -> int | None:
+    """The port in `url`, once the server that had it has let go of it; None where somebody else has it."""
+    if url is None:
+        return None
+    port = httpx.URL(url).port or FIRST_PORT
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        if _is_free(port):
+            return port
+        time.sleep(0.05)
+    return None
+
+
+def _free_port(port: int) -> int:
+    while not _is_free(port):
+        port += 1
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
