@@ -13,6 +13,7 @@ class Arguments(argparse.ArgumentParser):
     """An argument parser that says in one line what is wrong with an argument."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise CannotRun with `message` and the way to the help."""
         raise CannotRun(f"{message}. See {self.prog} --help.")
 
 

@@ -9,10 +9,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -63,7 +64,7 @@ def is_own(url: str) -> bool:
 def connect(url: str) -> None:
     """Make this process, its children, and Prefect where it is imported already, use the server at `url`."""
     os.environ["PREFECT_API_URL"] = url
-    context = sys.modules.get("prefect.context")
+    context: Any = sys.modules.get("prefect.context")
     if context is not None:
         # Prefect reads the environment when it is imported, and not again.
         context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
@@ -110,7 +111,7 @@ def status() -> Lab:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[Path]:
+def _locked() -> Generator[Path]:
     """The lab's folder, held by this process alone."""
     folder = settings.read().flows_lab_dir
     try:
@@ -178,7 +179,7 @@ def _describe(folder: Path) -> Lab:
     return lab
 
 
-def _state(folder: Path) -> dict:
+def _state(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         return json.loads((folder / "lab.json").read_text())
     return {}
@@ -189,8 +190,8 @@ def _marks(folder: Path) -> dict[str, Mark]:
 
 
 def _write(folder: Path, name: str, mark: Mark, **facts: str) -> None:
-    state = _state(folder) | facts
-    state["marks"] = state.get("marks", {}) | {name: mark}
+    state = {**_state(folder), **facts}
+    state["marks"] = {**state.get("marks", {}), name: mark}
     new = folder / "lab.json.new"
     new.write_text(json.dumps(state))
     new.replace(folder / "lab.json")

@@ -76,7 +76,9 @@ def reset(tag: str = TAG) -> Limit:
     after = read(tag)
     # A task that waited takes a freed slot at once; a slot that nobody holds must not be left.
     if after is None or after.active_slots > len(after.holders):
-        raise CannotRun(f"The server still counts taken slots after the reset: {after}. Stop its clients and try again.")
+        raise CannotRun(
+            f"The server still counts taken slots after the reset: {after}. Stop its clients and try again."
+        )
     return after
 
 

@@ -1,10 +1,10 @@
 """Where results go: each run's staging folder, the mart (a DuckDB file), and the record of each run.
 
-    .lab/staging/RUN/owner.json       the process that works on the run
-    .lab/staging/RUN/QUERY.json       when the query started and ended, and how
-    .lab/staging/RUN/QUERY.parquet    its rows
-    .lab/mart.duckdb                  a table for each query, named after it
-    .lab/runs/RUN.json                what is left of a run when its staging has gone
+.lab/staging/RUN/owner.json       the process that works on the run
+.lab/staging/RUN/QUERY.json       when the query started and ended, and how
+.lab/staging/RUN/QUERY.parquet    its rows
+.lab/mart.duckdb                  a table for each query, named after it
+.lab/runs/RUN.json                what is left of a run when its staging has gone
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _write_json(file: Path, facts: object) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     """Two runs that end at the same time load one after the other, or one's tables would be lost."""
     with (folder / "mart.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

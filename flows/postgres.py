@@ -89,7 +89,9 @@ def start(data: Path, log: Path) -> processes.Mark:
             return mark
         except psycopg.OperationalError:
             time.sleep(0.05)
-    raise CannotRun(f"PostgreSQL does not start: {processes.last_line(log)}. See {log}; scripts/lab.py reset starts anew.")
+    raise CannotRun(
+        f"PostgreSQL does not start: {processes.last_line(log)}. See {log}; scripts/lab.py reset starts anew."
+    )
 
 
 def stop(data: Path) -> None:
@@ -155,4 +157,7 @@ def _give_away(folder: Path) -> None:
 
 def _environment() -> dict[str, str]:
     # PG* variables steer PostgreSQL's programs, the user's own database settings among them.
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C", "TZ": "UTC"}
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {
+        "LC_ALL": "C",
+        "TZ": "UTC",
+    }

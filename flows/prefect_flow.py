@@ -1,6 +1,6 @@
 """The main job: 20 SQL queries submitted at once, as many at a time as the server's limit on their tag allows.
 
-    python flows/prefect_flow.py [--scale F] [--limit N] [--queries a,b,…] [--json]
+python flows/prefect_flow.py [--scale F] [--limit N] [--queries a,b,…] [--json]
 """
 
 import argparse
@@ -11,20 +11,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import httpx
 import psycopg
-from prefect import flow, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, task
+from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from flows import commands, lab, limits, mart, measures, rest, warehouse
+from flows import commands, lab, limits, mart, report, rest, warehouse
 from flows.settings import CannotRun
 
 PERMANENT = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
@@ -95,9 +95,9 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
     _clear_abandoned()
     names = warehouse.choose(queries)
     warehouse.prepare(scale)
-    staging = mart.open_staging(str(runtime.flow_run.id), rest.api_url())
+    staging = mart.open_staging(str(flow_run.id), rest.api_url())
     submitted = time.time()
-    futures = [sql_query.submit(name, staging) for name in names]
+    futures: list[Any] = [sql_query.submit(name, staging) for name in names]
     mart.note_task_runs(staging, [str(future.task_run_id) for future in futures])
     try:
         _watch(names, staging, futures)
@@ -112,7 +112,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
         load(staging, names)
     finally:
         rows = [_row(name, staging, submitted, future) for name, future in zip(names, futures, strict=True)]
-        mart.record(str(runtime.flow_run.id), rows=rows)
+        mart.record(str(flow_run.id), rows=rows)
         cleanup(staging)
     if _stop.is_set():
         return Cancelled(message="Interrupted. The mart keeps the tables of the queries that had not ended.")
@@ -195,59 +195,20 @@ def _row(name: str, staging: Path, submitted: float, future: Any) -> dict[str, A
     }
 
 
-def _report(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int | None) -> dict[str, Any]:
-    """The keys of the command's JSON."""
-    ran = [row for row in rows if row["seconds"] is not None]
-    return {
-        "state": state.name,
-        "queries": len(rows),
-        "completed": sum(row["state"] == "Completed" for row in rows),
-        "failed": sum(row["state"] != "Completed" for row in rows),
-        "limit": limit,
-        "peak_concurrency": measures.peak((row["started"], row["ended"]) for row in ran),
-        "wall_seconds": round(wall, 3),
-        "ideal_seconds": round(measures.ideal([row["seconds"] for row in ran], limit), 3),
-        "flow_run_id": str(state.state_details.flow_run_id),
-        "api_url": rest.api_url(),
-        "mart": str(mart.path()),
-    }
-
-
-def _show(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
-    table = Table("query", "rows", "seconds", "waited", "state")
-    for column in table.columns[1:4]:
-        column.justify = "right"
-    for row in rows:
-        times = [f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("seconds", "waited")]
-        table.add_row(row["query"], str(row["rows"] if row["rows"] is not None else "-"), *times, row["state"])
-    Console(file=file).print(table)
-    for row in rows:
-        if row["error"]:
-            print(f"{row['query']}: {row['error']}", file=file)
-    print(
-        f"{report['state']}: {report['completed']} of {report['queries']} queries,"
-        f" peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'}),"
-        f" wall {report['wall_seconds']:.1f} s, ideal {report['ideal_seconds']:.1f} s",
-        f"Mart: {report['mart']}",
-        f"Run:  {report['flow_run_id']} on {report['api_url']}",
-        sep="\n",
-        file=file,
-    )
-
-
 def _set_limit(url: str, wanted: int | None) -> int | None:
-    """The limit that is in force; set first where the server is the kit's own lab and has none, or another one."""
+    """The limit in force, set first on the kit's own lab where it has none or another one is wanted."""
     limit = limits.read()
-    if lab.is_own(url):
-        if wanted is not None or limit is None:
-            limits.ensure(limits.TAG, wanted or lab.CONNECTIONS)
-    else:
-        script = "python scripts/setup_concurrency_limit.py sets it"
-        if limit is None:
-            print(f"The tag {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.", file=sys.stderr)
-        elif wanted not in (None, limit.limit):
-            print(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.", file=sys.stderr)
-    limit = limits.read()
+    script = "python scripts/setup_concurrency_limit.py sets it"
+    if lab.is_own(url) and (wanted is not None or limit is None):
+        limits.ensure(limits.TAG, wanted or lab.CONNECTIONS)
+        limit = limits.read()
+        if wanted is not None and wanted > lab.CONNECTIONS:
+            taken = f"The lab's database takes {lab.CONNECTIONS} connections"
+            print(f"{taken}: with a limit of {wanted} it refuses some queries, which try again.", file=sys.stderr)
+    elif limit is None:
+        print(f"The tag {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.", file=sys.stderr)
+    elif wanted not in (None, limit.limit):
+        print(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.", file=sys.stderr)
     return limit.limit if limit else None
 
 
@@ -257,7 +218,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=commands.whole_number, help="how many may run at once (default: as it is, 3 on a new lab)"
     )
-    parser.add_argument("--queries", type=lambda text: text.split(","), help="names, separated by commas (default: all)")
+    parser.add_argument(
+        "--queries", type=lambda text: text.split(","), help="names, separated by commas (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
@@ -295,12 +258,12 @@ def main() -> int:
         raise CannotRun(f"The server at {url} failed in the middle of the run: {error}. Run it again.") from None
     wall = time.time() - called
     rows = mart.recorded(str(state.state_details.flow_run_id)).get("rows", [])
-    report = _report(state, rows, wall, limit)
-    _show(report, rows, sys.stderr if arguments.json else sys.stdout)
-    if state.name == "Failed" and report["failed"] == 0:
+    found = report.summary(state, rows, wall, limit)
+    report.show(found, rows, sys.stderr if arguments.json else sys.stdout)
+    if state.name == "Failed" and found["failed"] == 0:
         print(f"The run failed: {state.message}", file=sys.stderr)
     if arguments.json:
-        commands.print_json(report)
+        commands.print_json(found)
     return 0 if state.name == "Completed" else 1
 
 

@@ -9,19 +9,24 @@ import difflib
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import sql
 from rich.console import Console
 from rich.progress import Progress
 
 from flows import lab, settings
 from flows.settings import CannotRun
 
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
 QUERIES = Path(__file__).with_name("queries")
 SCALE = 0.1
-TABLES = {
+TABLES: "dict[str, LiteralString]" = {
     "region": "r_regionkey int primary key, r_name text, r_comment text",
     "nation": "n_nationkey int primary key, n_name text, n_regionkey int, n_comment text",
     "supplier": "s_suppkey int primary key, s_name text, s_address text, s_nationkey int, s_phone text,"
@@ -56,9 +61,12 @@ def choose(wanted: list[str] | None) -> list[str]:
     return known if wanted is None else list(dict.fromkeys(wanted))
 
 
-def query(name: str) -> str:
-    """The SQL of the query `name`. Its first line is a comment that asks the question in one sentence."""
-    return (QUERIES / f"{name}.sql").read_text()
+def query(name: str) -> bytes:
+    """The SQL of the query `name`, as bytes, since psycopg takes no text from outside the program.
+
+    Its first line is a comment that asks the question in one sentence.
+    """
+    return (QUERIES / f"{name}.sql").read_bytes()
 
 
 def url() -> str:
@@ -117,28 +125,32 @@ def load(address: str, scale: float) -> None:
                 with _generated(folder / "tpch", scale) as files:
                     _copy(connection, files, scale)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
-        raise CannotRun(f"The disk of {folder} is full: {error}. Nothing was changed; choose a smaller --scale.") from None
+        raise CannotRun(
+            f"The disk of {folder} is full: {error}. Nothing was changed; choose a smaller --scale."
+        ) from None
 
 
 def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) -> None:
-    connection.execute("drop table if exists warehouse_scale," + ",".join(files))
+    tables = {name: sql.Identifier(name) for name in files}
+    connection.execute(sql.SQL("drop table if exists warehouse_scale, {}").format(sql.SQL(",").join(tables.values())))
     total = sum(file.stat().st_size for file in files.values())
     with Progress(console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task(f"Loading TPC-H at scale {scale}", total=total)
-        for table, file in files.items():
-            connection.execute(f"create table {table} ({TABLES[table]})")
-            with connection.cursor().copy(f"copy {table} from stdin (format csv, header)") as copy, file.open("rb") as rows:
+        for name, table in tables.items():
+            connection.execute(sql.SQL("create table {} ({})").format(table, sql.SQL(TABLES[name])))
+            into = sql.SQL("copy {} from stdin (format csv, header)").format(table)
+            with connection.cursor().copy(into) as copy, files[name].open("rb") as rows:
                 while chunk := rows.read(1 << 20):
                     copy.write(chunk)
                     bar.advance(job, len(chunk))
-            connection.execute(f"analyze {table}")
+            connection.execute(sql.SQL("analyze {}").format(table))
     connection.execute("create table warehouse_scale as select %s::float8 as scale", [scale])
     if connection.execute("select 1 from pg_roles where rolname = 'etl'").fetchone():
         connection.execute("grant select on all tables in schema public to etl")
 
 
 @contextlib.contextmanager
-def _generated(folder: Path, scale: float) -> Iterator[dict[str, Path]]:
+def _generated(folder: Path, scale: float) -> Generator[dict[str, Path]]:
     """The tables as CSV files, by name, in a folder that is gone afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     program = shutil.which("tpchgen-cli", path=sysconfig.get_path("scripts")) or "tpchgen-cli"

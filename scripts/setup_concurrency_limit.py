@@ -9,9 +9,7 @@ def main() -> int:
     """Make the tag's limit as asked for, free its slots with --reset, and print what the server then says."""
     parser = commands.Arguments(description="Set how many task runs with a tag the server lets run at once.")
     parser.add_argument("--tag", default=limits.TAG, help=f"the tag (default {limits.TAG})")
-    parser.add_argument(
-        "--limit", type=commands.whole_number, help="how many (default 3; with --reset, as it is)"
-    )
+    parser.add_argument("--limit", type=commands.whole_number, help="how many (default 3; with --reset, as it is)")
     parser.add_argument("--reset", action="store_true", help="free the slots that dead runs still hold")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
@@ -28,7 +26,8 @@ def main() -> int:
     if arguments.json:
         commands.print_json(asdict(now) | {"changed": changed})
         return 0
-    print(f"The tag {now.tag!r}: at most {now.limit} at once{' (changed)' if changed else ''}, {now.active_slots} slots taken")
+    note = " (changed)" if changed else ""
+    print(f"The tag {now.tag!r}: at most {now.limit} at once{note}, {now.active_slots} slots taken")
     for holder in now.holders:
         print(f"  held by {holder['name']} ({holder['state']}), task run {holder['task_run_id']}")
     if arguments.reset and before and before.active_slots:

@@ -16,7 +16,9 @@ from flows import lab, limits, mart, prefect_flow, settings, warehouse
 
 
 def staging() -> list[Path]:
-    return [folder for folder in (settings.read().flows_lab_dir / "staging").glob("*") if (folder / "owner.json").exists()]
+    return [
+        folder for folder in (settings.read().flows_lab_dir / "staging").glob("*") if (folder / "owner.json").exists()
+    ]
 
 
 def in_the_middle(*arguments: str) -> tuple[subprocess.Popen[str], str]:

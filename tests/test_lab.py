@@ -212,9 +212,20 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns(".git", ".venv*", ".lab", "*_cache", "artifacts", "__pycache__")
     shutil.copytree(settings.PROJECT, project, ignore=ignore)
     assert len(str(project)) == 150
-    command = [shutil.which("uv") or "uv", "sync", "--no-dev", "--group", "prefect3", "--python", str(python), "--quiet"]
+    command = [
+        shutil.which("uv") or "uv",
+        "sync",
+        "--no-dev",
+        "--group",
+        "prefect3",
+        "--python",
+        str(python),
+        "--quiet",
+    ]
     # The test's own environment would be synced in place of the copy's.
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
+    }
     subprocess.run(command, cwd=project, env=environment, check=True)
     return project
 
@@ -235,7 +246,15 @@ def test_the_main_job_in_a_long_path_with_spaces(copy: Path, user: str) -> None:
     def kit(*words: str) -> subprocess.CompletedProcess[str]:
         command = [str(copy / ".venv/bin/python"), *words]
         return subprocess.run(
-            command, cwd="/", user=uid, group=uid, extra_groups=[], env=environment, capture_output=True, text=True, check=False
+            command,
+            cwd="/",
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     try:

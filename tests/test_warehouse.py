@@ -106,7 +106,9 @@ def test_the_queries_read_every_table_and_show_what_sql_can_do() -> None:
     assert [table for table in warehouse.TABLES if f"{table}\n" not in text and f"{table} " not in text] == []
     for word in ("join", " over (", "with ", "grouping sets", "rollup", "cube"):
         assert word in text
-    assert all(sql.splitlines()[0].startswith("-- ") and sql.splitlines()[0].endswith("?") for sql in everything.values())
+    assert all(
+        sql.splitlines()[0].startswith("-- ") and sql.splitlines()[0].endswith("?") for sql in everything.values()
+    )
 
 
 def test_a_load_that_is_killed_leaves_nothing_and_is_redone(new_lab: Path) -> None:
