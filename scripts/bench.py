@@ -1,0 +1,140 @@
+"""What a limit of N costs: the same tasks under each way to limit them, against the least time possible.
+
+    python scripts/bench.py [--tasks 20] [--seconds 1.0] [--limit 3] [--json]
+
+The tasks sleep, so that what is measured is the waiting and not the work.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect import flow, task
+from prefect.concurrency.sync import concurrency
+from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
+from rich.table import Table
+
+from flows import commands, lab, limits, measures, rest
+
+NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards
+Span = tuple[float, float]
+
+
+def nap(seconds: float) -> Span:
+    """Sleep; return when it began and when it ended."""
+    started = time.time()
+    time.sleep(seconds)
+    return started, time.time()
+
+
+tagged = task(tags=[NAME])(nap)
+plain = task(nap)
+
+
+@task
+def inside_global_limit(seconds: float) -> Span:
+    """Sleep inside a slot of the global limit."""
+    with concurrency(NAME, occupy=1):
+        return nap(seconds)
+
+
+def thread_pool(tasks: int, seconds: float, limit: int) -> list[Span]:
+    """No Prefect at all: the ceiling, within one process."""
+    with ThreadPoolExecutor(limit) as pool:
+        return list(pool.map(nap, [seconds] * tasks))
+
+
+def tag_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
+    """The server's limit on a tag."""
+
+    @flow(name="bench tag limit")
+    def run() -> list[Span]:
+        return [future.result() for future in [tagged.submit(seconds) for _ in range(tasks)]]
+
+    return run()
+
+
+def global_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
+    """The server's global limit, asked for inside the task."""
+
+    @flow(name="bench global limit")
+    def run() -> list[Span]:
+        return [future.result() for future in [inside_global_limit.submit(seconds) for _ in range(tasks)]]
+
+    return run()
+
+
+def task_runner_cap(tasks: int, seconds: float, limit: int) -> list[Span]:
+    """A cap of the flow's own thread pool, which no other process shares."""
+
+    @flow(name="bench task runner", task_runner=ThreadPoolTaskRunner(max_workers=limit))
+    def run() -> list[Span]:
+        return [future.result() for future in [plain.submit(seconds) for _ in range(tasks)]]
+
+    return run()
+
+
+ENGINES: dict[str, Callable[[int, float, int], list[Span]]] = {
+    "thread pool": thread_pool,
+    "task runner cap": task_runner_cap,
+    "tag limit": tag_limit,
+    "global limit": global_limit,
+}
+
+
+def measure(tasks: int, seconds: float, limit: int) -> dict:
+    """The keys of the command's JSON; a row for each of ENGINES."""
+    ideal = measures.ideal([seconds] * tasks, limit)
+    limits.ensure(NAME, limit)
+    rest.call("POST", "v2/concurrency_limits/", {"name": NAME, "limit": limit})
+    try:
+        rows = []
+        for engine, run in ENGINES.items():
+            called = time.time()
+            spans = run(tasks, seconds, limit)
+            wall = time.time() - called
+            row = {"engine": engine, "wall_seconds": round(wall, 3), "ratio": round(wall / ideal, 3)}
+            rows.append(row | {"peak": measures.peak(spans)})
+    finally:
+        rest.call("DELETE", f"concurrency_limits/tag/{NAME}")
+        rest.call("DELETE", f"v2/concurrency_limits/{NAME}")
+    return {"tasks": tasks, "seconds": seconds, "limit": limit, "ideal_seconds": ideal, "rows": rows}
+
+
+def main() -> int:
+    """Measure every engine on the server in use, one after the other. Returns 1 where one let more run than allowed."""
+    parser = commands.Arguments(description="Measure what a limit costs.")
+    parser.add_argument("--tasks", type=commands.whole_number, default=20, help="how many tasks (default 20)")
+    parser.add_argument("--seconds", type=_seconds, default=1.0, help="how long each one sleeps (default 1.0)")
+    parser.add_argument("--limit", type=commands.whole_number, default=3, help="how many at once (default 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    lab.server()
+    for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
+        handler.setLevel(logging.CRITICAL)
+    found = measure(arguments.tasks, arguments.seconds, arguments.limit)
+    if arguments.json:
+        commands.print_json(found)
+    else:
+        table = Table("engine", "wall s", "ratio", "peak", title=f"ideal: {found['ideal_seconds']:.2f} s")
+        for row in found["rows"]:
+            table.add_row(row["engine"], f"{row['wall_seconds']:.2f}", f"{row['ratio']:.2f}", str(row["peak"]))
+        Console().print(table)
+    return 0 if all(row["peak"] <= arguments.limit for row in found["rows"]) else 1
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+if __name__ == "__main__":
+    commands.run(main)
