@@ -1,5 +1,7 @@
 """Requests to the Prefect REST API, of either version, with no Prefect imported."""
 
+import random
+import time
 from typing import Any
 
 import httpx
@@ -23,7 +25,7 @@ def call(method: str, path: str, body: object = None, *, missing_ok: bool = Fals
     """
     url = f"{api_url()}/{path.lstrip('/')}"
     try:
-        answer = httpx.request(method, url, json=body, headers=auth.header(), timeout=httpx.Timeout(10, connect=5))
+        answer = _send(method, url, body)
     except httpx.TimeoutException:
         raise CannotRun(f"The server does not answer: {url} timed out. Is it overloaded, or stopped?") from None
     except httpx.HTTPError as error:
@@ -40,3 +42,14 @@ def call(method: str, path: str, body: object = None, *, missing_ok: bool = Fals
         return answer.json()
     except ValueError:
         raise CannotRun(f"{url} answers with something else than JSON. Does PREFECT_API_URL end in /api?") from None
+
+
+def _send(method: str, url: str, body: object, tries: int = 8) -> httpx.Response:
+    """The answer to a request. A 503 is what a server over SQLite says while another request writes: asked again."""
+    answer = httpx.request(method, url, json=body, headers=auth.header(), timeout=httpx.Timeout(10, connect=5))
+    # What creates something is never sent twice.
+    repeatable = method != "POST" or url.endswith(("/filter", "/count", "/set_state"))
+    if answer.status_code != 503 or not repeatable or tries == 1:
+        return answer
+    time.sleep(random.uniform(0.05, 0.5))
+    return _send(method, url, body, tries - 1)

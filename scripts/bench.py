@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from prefect import flow, task
 from prefect.concurrency.sync import concurrency
@@ -69,8 +70,9 @@ def global_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
 
 def task_runner_cap(tasks: int, seconds: float, limit: int) -> list[Span]:
     """A cap of the flow's own thread pool, which no other process shares."""
+    cap: Any = ThreadPoolTaskRunner(max_workers=limit)
 
-    @flow(name="bench task runner", task_runner=ThreadPoolTaskRunner(max_workers=limit))
+    @flow(name="bench task runner", task_runner=cap)
     def run() -> list[Span]:
         return [future.result() for future in [plain.submit(seconds) for _ in range(tasks)]]
 
@@ -88,6 +90,7 @@ ENGINES: dict[str, Callable[[int, float, int], list[Span]]] = {
 def measure(tasks: int, seconds: float, limit: int) -> dict:
     """The keys of the command's JSON; a row for each of ENGINES."""
     ideal = measures.ideal([seconds] * tasks, limit)
+    _remove_limits()  # a benchmark that was interrupted may have left them
     limits.ensure(NAME, limit)
     rest.call("POST", "v2/concurrency_limits/", {"name": NAME, "limit": limit})
     try:
@@ -99,9 +102,13 @@ def measure(tasks: int, seconds: float, limit: int) -> dict:
             row = {"engine": engine, "wall_seconds": round(wall, 3), "ratio": round(wall / ideal, 3)}
             rows.append(row | {"peak": measures.peak(spans)})
     finally:
-        rest.call("DELETE", f"concurrency_limits/tag/{NAME}")
-        rest.call("DELETE", f"v2/concurrency_limits/{NAME}")
+        _remove_limits()
     return {"tasks": tasks, "seconds": seconds, "limit": limit, "ideal_seconds": ideal, "rows": rows}
+
+
+def _remove_limits() -> None:
+    rest.call("DELETE", f"concurrency_limits/tag/{NAME}", missing_ok=True)
+    rest.call("DELETE", f"v2/concurrency_limits/{NAME}", missing_ok=True)
 
 
 def main() -> int:
