@@ -47,7 +47,7 @@ def worth_retrying(task: object, task_run: object, state: Any) -> bool:
     tags=[limits.TAG],
     task_run_name="{query}",
     retries=6,
-    retry_delay_seconds=exponential_backoff(backoff_factor=1),
+    retry_delay_seconds=exponential_backoff(backoff_factor=0.5),  # short, since it keeps its slot meanwhile
     retry_jitter_factor=1,
     retry_condition_fn=worth_retrying,
 )
