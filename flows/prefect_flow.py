@@ -61,7 +61,7 @@ def sql_query(query: str, staging: Path) -> Any:
     try:
         with psycopg.connect(warehouse.url(), application_name=f"flows {query}") as connection:
             _open[connection] = staging
-            outcome["rows"] = mart.stage(staging, query, connection.execute(warehouse.query(query)))
+            outcome["rows"] = mart.stage(staging, query, connection.execute(warehouse.query(query).encode()))
     except psycopg.errors.QueryCanceled:
         if not _interrupted(staging):
             raise

@@ -61,12 +61,9 @@ def choose(wanted: list[str] | None) -> list[str]:
     return known if wanted is None else list(dict.fromkeys(wanted))
 
 
-def query(name: str) -> bytes:
-    """The SQL of the query `name`, as bytes, since psycopg takes no text from outside the program.
-
-    Its first line is a comment that asks the question in one sentence.
-    """
-    return (QUERIES / f"{name}.sql").read_bytes()
+def query(name: str) -> str:
+    """The SQL of the query `name`. Its first line is a comment that asks the question in one sentence."""
+    return (QUERIES / f"{name}.sql").read_text()
 
 
 def url() -> str:

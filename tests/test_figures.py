@@ -1,0 +1,44 @@
+"""The figures that the documents give of the main job, measured anew: `uv run pytest -m figures -s`."""
+
+import os
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from conftest import FLOW, answer, processes_below, run
+
+from flows import lab, limits, measures, prefect_flow
+
+
+@pytest.mark.figures
+def test_from_nothing_to_the_first_result_and_the_memory_at_rest(new_lab: Path) -> None:
+    for name in ("from nothing", "with the lab running"):
+        called = time.monotonic()
+        report = answer(run(FLOW, "--json"))
+        print(f"\n{name}: {time.monotonic() - called:.1f} s, {report['wall_seconds']:.1f} s of it for the flow", end="")
+        assert report["completed"] == 20
+    # What is shared between PostgreSQL's processes counts once.
+    used = sum(process.memory_full_info().pss for process in processes_below(new_lab)) / 1e6
+    print(f"\nmemory of the lab at rest: {used:.0f} MB")
+    assert used < 700
+    assert psutil.Process(lab.status().pids["prefect"]).is_running()
+
+
+@pytest.mark.figures
+def test_twenty_runs_keep_the_limit(shared_lab: str) -> None:
+    """In each of them three queries run at once and never four; none is refused a connection, so none is retried."""
+    walls, peaks, attempts = [], [], 0
+    for _ in range(20):
+        called = time.monotonic()
+        rows = prefect_flow.main_etl()
+        walls.append(time.monotonic() - called)
+        peaks.append(measures.peak((row["started"], row["ended"]) for row in rows))
+        assert [row["state"] for row in rows] == ["Completed"] * 20
+    retried = {"task_runs": {"tags": {"all_": [limits.TAG]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
+    page = httpx.post(f"{os.environ['PREFECT_API_URL']}/task_runs/filter", json=retried | {"limit": 200}).json()
+    attempts = max(task_run["run_count"] for task_run in page)
+    print(f"\npeaks {peaks}; wall {min(walls):.1f} to {max(walls):.1f} s; at most {attempts} attempt a query")
+    assert peaks == [3] * 20
+    assert attempts == 1
