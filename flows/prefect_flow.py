@@ -91,7 +91,6 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
 
     Raises QueriesFailed once all have ended and the mart holds what succeeded. After Ctrl-C it ends Cancelled.
     """
-    _stop.clear()
     _clear_abandoned()
     names = warehouse.choose(queries)
     warehouse.prepare(scale)
@@ -103,7 +102,9 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
         _watch(names, staging, futures)
     except KeyboardInterrupt:
         _stop.set()
-    if _stop.is_set():
+    interrupted = _stop.is_set()
+    _stop.clear()
+    if interrupted:
         _interrupt(staging)
     # Waiting here, and not `wait_for=[allow_failure(…)]`, since that gives up on the first query that was
     # cancelled or crashed: it allows for failure alone, and cleanup would come before the last query's end.
@@ -114,7 +115,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
         rows = [_row(name, staging, submitted, future) for name, future in zip(names, futures, strict=True)]
         mart.record(str(flow_run.id), rows=rows)
         cleanup(staging)
-    if _stop.is_set():
+    if interrupted:
         return Cancelled(message="Interrupted. The mart keeps the tables of the queries that had not ended.")
     failed = [f"{row['query']} ({row['error']})" for row in rows if row["state"] != "Completed"]
     get_run_logger().info("%d of %d queries completed", len(rows) - len(failed), len(rows))

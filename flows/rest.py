@@ -34,14 +34,16 @@ def call(method: str, path: str, body: object = None, *, missing_ok: bool = Fals
         return None
     if answer.status_code in (401, 403):
         raise CannotRun(f"{url} refuses the credentials ({answer.status_code}). Check PREFECT_API_KEY or its like.")
-    if not answer.is_success:
-        raise CannotRun(f"{url} answers {answer.status_code}: {answer.text[:300]}. Is this a Prefect server's API?")
-    if not answer.content:
-        return None
     try:
-        return answer.json()
+        said = answer.json() if answer.content else None
     except ValueError:
-        raise CannotRun(f"{url} answers with something else than JSON. Does PREFECT_API_URL end in /api?") from None
+        raise CannotRun(
+            f"{url} answers {answer.status_code} with something else than JSON. Is it a Prefect server's API?"
+        ) from None
+    if not answer.is_success:
+        reason = said.get("detail") or said.get("exception_message") if isinstance(said, dict) else said
+        raise CannotRun(f"{url} answers {answer.status_code}: {reason}")
+    return said
 
 
 def _send(method: str, url: str, body: object, tries: int = 8) -> httpx.Response:

@@ -43,5 +43,8 @@ def read() -> Settings:
             raise CannotRun(f"PREFECT_API_URL is {url!r}, which names no server. Write http://HOST:4200/api.")
         if "/api" not in url.split("://", 1)[1]:
             raise CannotRun(f"PREFECT_API_URL is {url}, the address of a page. The API's ends in /api: {url}/api")
-    settings.flows_lab_dir = settings.flows_lab_dir.expanduser().resolve()
+    # Relative to the project, and not to wherever a worker or a notebook happens to run.
+    settings.flows_lab_dir = (PROJECT / settings.flows_lab_dir.expanduser()).resolve()
+    if settings.flows_pg_bin is not None:
+        settings.flows_pg_bin = (PROJECT / settings.flows_pg_bin.expanduser()).resolve()
     return settings
