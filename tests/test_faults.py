@@ -34,6 +34,16 @@ def tables() -> dict[str, list[tuple]]:
         return {name: connection.execute(f'from "{name}"').fetchall() for name in names}
 
 
+def take_a_slot(url: str, limit: int = 3) -> str:
+    """Take a slot of `limit` as Prefect's client does; return the id of the task run that then holds it."""
+    limits.ensure(limits.TAG, limit)
+    holder = {"type": "task_run", "id": "00000000-0000-4000-8000-000000000001"}
+    body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 60, "holder": holder}
+    taking = httpx.post(f"{url}/v2/concurrency_limits/increment-with-lease", json=body)
+    assert taking.status_code == 200, taking.text
+    return holder["id"]
+
+
 @pytest.fixture
 def full_mart(shared_lab: str) -> dict[str, list[tuple]]:
     """The tables of a mart that a run has filled."""
@@ -54,6 +64,10 @@ def test_a_run_that_is_stopped_in_the_middle(shared_lab: str, full_mart: dict, s
         assert report["state"] == "Cancelled" and 0 < report["failed"] <= 20 and report["flow_run_id"] == run_id
         assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Cancelled"
         assert staging() == [] and slots() == 0
+        runs = httpx.post(f"{shared_lab}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}).json()
+        ends = [found["end_time"] for found in runs if found["tags"] == [limits.TAG] and found["end_time"]]
+        (loaded,) = [found["start_time"] for found in runs if found["name"].startswith("load")]
+        assert len(ends) == 20 and max(ends) <= loaded, "load and cleanup come after the last query's end"
     else:
         assert slots() > 0 and len(staging()) == 1, "nothing tidied up after kill -9, which is what the next run is for"
     after = run(FLOW, "--json")
@@ -73,13 +87,9 @@ def test_a_dead_run_s_slots_are_freed_and_no_others(shared_lab: str, full_mart: 
     dead.communicate()
     assert slots() > 0
     # Somebody else, who lives: a slot taken over the API.
-    limits.ensure(limits.TAG, 4)
-    holder = {"type": "task_run", "id": "00000000-0000-4000-8000-000000000001"}
-    body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 60, "holder": holder}
-    taking = httpx.post(f"{shared_lab}/v2/concurrency_limits/increment-with-lease", json=body)
-    assert taking.status_code == 200, taking.text
+    holder = take_a_slot(shared_lab, 4)
     prefect_flow._clear_abandoned()
-    assert [found["task_run_id"] for found in limits.read().holders] == [holder["id"]]
+    assert [found["task_run_id"] for found in limits.read().holders] == [holder]
     assert slots() == 1
     assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Crashed"
     assert staging() == []
@@ -116,6 +126,26 @@ def test_a_server_that_crashes_in_the_middle_and_comes_back(shared_lab: str, ful
     assert report["completed"] >= 17 and report["completed"] + report["failed"] == 20, err[-3000:]
     assert report["peak_concurrency"] <= 3
     eventually(lambda: slots() == 0, seconds=120)
+
+
+def test_who_holds_a_slot_is_known_after_the_server_crashed(shared_lab: str) -> None:
+    holder = take_a_slot(shared_lab)
+    kill("prefect")
+    assert lab.up().api_url == shared_lab
+    found = limits.read()
+    assert found.active_slots == 1 and [each["task_run_id"] for each in found.holders] == [holder]
+    limits.reset()
+
+
+def test_a_slot_that_the_server_counted_for_nobody_is_free_after_its_crash(shared_lab: str) -> None:
+    holder = take_a_slot(shared_lab)
+    # What a server does that is killed between the two writes: the slot is counted, its lease is not there.
+    httpx.patch(f"{shared_lab}/v2/concurrency_limits/tag:database", json={"active_slots": 3}).raise_for_status()
+    kill("prefect")
+    lab.up()
+    found = limits.read()
+    assert found.active_slots == 1 and [each["task_run_id"] for each in found.holders] == [holder]
+    limits.reset()
 
 
 def test_a_mart_that_cannot_be_written_keeps_its_old_tables(shared_lab: str, full_mart: dict) -> None:
