@@ -48,7 +48,7 @@ def call(method: str, path: str, body: object = None, *, missing_ok: bool = Fals
 
 def _send(method: str, url: str, body: object, tries: int = 8) -> httpx.Response:
     """The answer to a request. A 503 is what a server over SQLite says while another request writes: asked again."""
-    answer = httpx.request(method, url, json=body, headers=auth.header(), timeout=httpx.Timeout(10, connect=5))
+    answer = httpx.request(method, url, json=body, headers=auth.header(), verify=auth.trust(), timeout=10)
     # What creates something is never sent twice.
     repeatable = method != "POST" or url.endswith(("/filter", "/count", "/set_state"))
     if answer.status_code != 503 or not repeatable or tries == 1:
