@@ -1,29 +1,24 @@
-"""The local lab: PostgreSQL and a Prefect server, started, attached to, described, stopped and thrown away.
+"""The local lab: PostgreSQL, a Prefect server and its gateway, started, attached to, described, stopped, thrown away.
 
 Its state lies in the folder `.lab` (or FLOWS_LAB_DIR). Whoever starts it leaves it running for the next caller.
 """
 
 import contextlib
-import fcntl
-import json
+import hashlib
 import os
 import shutil
-import sys
-from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import httpx
 import psycopg
 from psycopg import sql
 
-from flows import postgres, prefect_server, processes, settings
-from flows.processes import Mark
+from flows import auth, gateway, keys, postgres, prefect_server, processes, settings, state
 from flows.settings import CannotRun
 
 CONNECTIONS = 3  # what the role `etl` may open at once, and so the limit that the kit teaches
-WORK_POOL = "flows"
 _OWN = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL where the kit, not the user, chose the server
 
 
@@ -42,18 +37,21 @@ class Lab:
 def server() -> str:
     """The API address of the server to use: the one that the user named, else the lab's, started where it is down.
 
-    From then on this process and its children use it, also if Prefect was imported before.
-    Raises CannotRun where the lab cannot be started.
+    From then on this process and its children use it, with the credentials that go with it, also if Prefect was
+    imported before. Raises CannotRun where the lab cannot be started.
     """
-    named = settings.read().prefect_api_url
-    if named is not None and named != os.environ.get(_OWN):
-        connect(named)
+    return _named() or _use_own(up())
+
+
+def attach() -> str:
+    """As `server`, but starts nothing: raises CannotRun where no server is named and the lab is down."""
+    named = _named()
+    if named:
         return named
-    url = up().api_url
-    assert url is not None
-    os.environ[_OWN] = url
-    connect(url)
-    return url
+    running = status()
+    if running.api_url is None:
+        raise CannotRun("No Prefect server is named and the lab is down. Set PREFECT_API_URL, or scripts/lab.py up.")
+    return _use_own(running)
 
 
 def is_own(url: str) -> bool:
@@ -61,43 +59,45 @@ def is_own(url: str) -> bool:
     return url.replace("//localhost:", "//127.0.0.1:") == status().api_url
 
 
-def connect(url: str) -> None:
-    """Make this process, its children, and Prefect where it is imported already, use the server at `url`."""
-    os.environ["PREFECT_API_URL"] = url
-    context: Any = sys.modules.get("prefect.context")
-    if context is not None:
-        # Prefect reads the environment when it is imported, and not again.
-        context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
-
-
 def database(name: str, role: str = "postgres") -> str:
     """The address of the lab's database `name`, the lab's PostgreSQL being started where it is down."""
-    with _locked() as folder:
+    with state.held() as folder:
         _start_postgres(folder)
         return postgres.url(folder / "postgres", name, role)
 
 
-def up() -> Lab:
-    """Start what is down, repair what has crashed, and return the lab once all of it answers."""
-    with _locked() as folder:
+def up(auth: str | None = None, https: bool = False) -> Lab:
+    """Start what is down, repair what has crashed, and return the lab once all of it answers.
+
+    `auth` says how callers are checked: "none"; "basic", by the server itself; "gateway", by bearer keys (flows.keys),
+    with `https` over TLS. None leaves that as it was, "none" on a new lab. The keys are read again at each call.
+    """
+    with state.held() as folder:
+        before = state.read(folder)
+        if auth is None:
+            auth, https = before.get("auth", "none"), before.get("https", False)
         _start_postgres(folder)
-        if not _server_answers(folder):
-            _start_server(folder)
+        if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
+            _start_server(folder, auth, https)
+        elif auth == "gateway":
+            mark, log = state.marks(folder)["gateway"], folder / "logs" / "gateway.log"
+            gateway.reload(folder / "gateway", log, mark, before["api_url"], _socket(folder), keys.bearer())
         return _describe(folder)
 
 
 def down() -> None:
-    """Stop the lab's processes. Its data stay."""
-    with _locked() as folder:
-        prefect_server.stop(folder / "prefect")
+    """Stop the lab's processes. Its data stay, and how its callers are checked."""
+    with state.held() as folder:
+        before = state.read(folder)
+        _stop_server(folder)
         postgres.stop(folder / "postgres")
-        (folder / "lab.json").unlink(missing_ok=True)
+        state.write(folder, {key: before[key] for key in ("auth", "https") if key in before})
 
 
 def reset() -> None:
     """Stop the lab and throw its state away: databases, mart, logs."""
     down()
-    with _locked() as folder:
+    with state.held() as folder:
         for entry in folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -110,31 +110,10 @@ def status() -> Lab:
     return _describe(settings.read().flows_lab_dir)
 
 
-@contextlib.contextmanager
-def _locked() -> Generator[Path]:
-    """The lab's folder, held by this process alone."""
-    folder = settings.read().flows_lab_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("prefect", "logs"):
-            (folder / name).mkdir(exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield folder
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise CannotRun(
-            f"The lab's folder {folder} cannot be used: {error.strerror or error}."
-            " Set FLOWS_LAB_DIR to a folder that you can write, with some room on its disk."
-        ) from error
-
-
 def _start_postgres(folder: Path) -> None:
     """Start the lab's PostgreSQL, with its databases and roles, unless it runs."""
     data = folder / "postgres"
-    if processes.find(_marks(folder).get("postgres")):
+    if processes.find(state.marks(folder).get("postgres")):
         return
     if shutil.disk_usage(folder).free < 150e6:
         raise CannotRun(f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR elsewhere.")
@@ -148,50 +127,82 @@ def _start_postgres(folder: Path) -> None:
             if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
                 names = sql.Identifier(name), sql.Identifier(owner)
                 connection.execute(sql.SQL("create database {} owner {}").format(*names))
-    _write(folder, "postgres", mark)
+    before = state.read(folder)
+    state.write(folder, before | {"marks": before.get("marks", {}) | {"postgres": mark}})
 
 
-def _start_server(folder: Path) -> None:
+def _start_server(folder: Path, auth: str, https: bool) -> None:
+    """Start the Prefect server, and a gateway before it if `auth` is "gateway"."""
+    before = state.read(folder)
+    _stop_server(folder)
+    url = f"{'https' if https else 'http'}://127.0.0.1:{prefect_server.port(before.get('api_url'))}/api"
     address = postgres.url(folder / "postgres", prefect_server.database(), "prefect")
-    log, before = folder / "logs" / "prefect-server.log", _state(folder).get("api_url")
-    mark, url = prefect_server.start(folder / "prefect", log, address, WORK_POOL, before)
-    _write(folder, "prefect", mark, api_url=url, prefect_version=version("prefect"))
+    socket = _socket(folder) if auth == "gateway" else None
+    basic = keys.auth_string() if auth == "basic" else None
+    log = folder / "logs" / "prefect-server.log"
+    mark = prefect_server.start(folder / "prefect", log, address, url, socket=socket, auth_string=basic)
+    marks = {"postgres": before["marks"]["postgres"], "prefect": mark}
+    if socket is not None:
+        log = folder / "logs" / "gateway.log"
+        marks["gateway"] = gateway.start(folder / "gateway", log, url, socket, keys.bearer())
+    facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version("prefect")}
+    state.write(folder, facts | {"marks": marks})
+
+
+def _stop_server(folder: Path) -> None:
+    gateway.stop(folder / "gateway")
+    prefect_server.stop(folder / "prefect")
+    shutil.rmtree(_socket(folder).parent, ignore_errors=True)
 
 
 def _server_answers(folder: Path) -> bool:
-    state = _state(folder)
-    ours, theirs = version("prefect"), state.get("prefect_version")
-    if not processes.find(_marks(folder).get("prefect")) or not theirs:
+    running = _describe(folder)
+    ours, theirs = version("prefect"), running.prefect_version
+    if not running.running or not theirs:
         return False
     if ours.split(".")[0] != theirs.split(".")[0]:
         raise CannotRun(f"The lab runs Prefect {theirs}, this environment has {ours}. Run scripts/lab.py down first.")
-    return prefect_server.answers(state["api_url"], patience=10)
+    with contextlib.suppress(httpx.HTTPError):
+        # 401 where the gateway lives; the server behind it is asked by who has a key.
+        return httpx.get(f"{running.api_url}/health", timeout=10, verify=False).status_code in (200, 401)
+    return False
+
+
+def _named() -> str | None:
+    """The API address of the server that the user named, which this process then uses; None where there is none."""
+    known = settings.read()
+    url = known.prefect_api_url
+    if url is None or url == os.environ.get(_OWN):
+        return None
+    auth.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
+    return url
+
+
+def _use_own(running: Lab) -> str:
+    """The lab's API address, which this process then uses, with the lab's own credentials."""
+    assert running.api_url is not None
+    folder = settings.read().flows_lab_dir
+    key = next(iter(keys.bearer().values()), None) if running.auth == "gateway" else None
+    basic = keys.auth_string() if running.auth == "basic" else None
+    certificate = gateway.certificate(folder / "gateway") if running.api_url.startswith("https:") else None
+    os.environ[_OWN] = running.api_url
+    auth.use(running.api_url, key, basic, certificate)
+    return running.api_url
+
+
+def _socket(folder: Path) -> Path:
+    """Where the server listens behind a gateway. A socket's path may have 107 characters at the most."""
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    return Path("/tmp") / f"flows-{os.getuid()}-{digest}-prefect" / "socket"
 
 
 def _describe(folder: Path) -> Lab:
-    state, marks = _state(folder), _marks(folder)
+    written, marks = state.read(folder), state.marks(folder)
     pids = {name: mark.pid for name, mark in marks.items() if processes.find(mark)}
     lab = Lab(pids=pids)
     if "postgres" in pids:
         lab = replace(lab, database=postgres.url(folder / "postgres", prefect_server.database()))
-    if {"postgres", "prefect"} <= pids.keys() and state.get("api_url"):
-        lab = replace(lab, running=True, api_url=state["api_url"], prefect_version=state["prefect_version"])
+    if marks and marks.keys() == pids.keys() and "prefect" in pids:
+        known = {key: written[key] for key in ("api_url", "prefect_version", "auth")}
+        lab = replace(lab, running=True, **known)
     return lab
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((folder / "lab.json").read_text())
-    return {}
-
-
-def _marks(folder: Path) -> dict[str, Mark]:
-    return {name: Mark(*mark) for name, mark in _state(folder).get("marks", {}).items()}
-
-
-def _write(folder: Path, name: str, mark: Mark, **facts: str) -> None:
-    state = {**_state(folder), **facts}
-    state["marks"] = {**state.get("marks", {}), name: mark}
-    new = folder / "lab.json.new"
-    new.write_text(json.dumps(state))
-    new.replace(folder / "lab.json")

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import httpx
 import psycopg
+from pydantic import SecretStr
 
 from flows import processes
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
+WORK_POOL = "flows"
 
 
 def database() -> str:
@@ -28,31 +30,45 @@ def database() -> str:
     return "prefect" + version("prefect").split(".")[0]
 
 
-def start(home: Path, log: Path, address: str, work_pool: str, before: str | None) -> tuple[processes.Mark, str]:
+def start(
+    home: Path, log: Path, address: str, url: str, *, socket: Path | None = None, auth_string: SecretStr | None = None
+) -> processes.Mark:
     """Start a server whose files lie in `home` and whose database is at `address`; wait until it answers.
 
-    Returns its process and the address of its API, which has a process work pool of the name `work_pool`. Where a
-    server crashed that had the API address `before`, it gets that one again, so that those who use it go on.
+    Its API is at `url`. With a `socket` it listens on that alone, and whoever stands in front of it answers at `url`.
+    With an `auth_string` it asks its callers for Basic authentication. It has the work pool WORK_POOL.
     Raises CannotRun with the log's last line where it does not come up.
     """
     stop(home)
     _recount_slots(home, address)
-    port = _port_of(before) or _free_port(FIRST_PORT)
-    origin = f"http://127.0.0.1:{port}"
+    origin = url.removesuffix("/api")
     print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
-    if port != FIRST_PORT:
-        print(f"(port {FIRST_PORT} is taken by another program)", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    mark = processes.start(command, folder=home, log=log, environment=_environment(home, address, port))
-    deadline = time.monotonic() + 120
-    while not answers(f"{origin}/api"):
-        if not processes.find(mark) or time.monotonic() > deadline:
-            stop(home)
-            raise CannotRun(f"The Prefect server does not start: {processes.last_line(log)} See {log}.")
-        time.sleep(0.1)
-    # It answers 409 where the pool is there already.
-    httpx.post(f"{origin}/api/work_pools/", json={"name": work_pool, "type": "process"}, timeout=30)
-    return mark, f"{origin}/api"
+    command = [sys.executable, "-m"]
+    if socket is None:
+        command += ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
+    else:
+        # What `prefect server start` runs; it has no option for a socket.
+        command += ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--uds", str(socket)]
+        socket.parent.mkdir(mode=0o700, exist_ok=True)
+        socket.unlink(missing_ok=True)
+    environment = _environment(home, address, origin)
+    basic = None
+    if auth_string is not None:
+        user, _, password = auth_string.get_secret_value().partition(":")
+        basic = httpx.BasicAuth(user, password)
+        environment["PREFECT_SERVER_API_AUTH_STRING"] = auth_string.get_secret_value()
+    mark = processes.start(command, folder=home, log=log, environment=environment)
+    by_socket = httpx.HTTPTransport(uds=str(socket)) if socket else None
+    with httpx.Client(base_url=url.replace("https:", "http:"), auth=basic, transport=by_socket, timeout=30) as client:
+        deadline = time.monotonic() + 120
+        while not _answers(client):
+            if not processes.find(mark) or time.monotonic() > deadline:
+                stop(home)
+                raise CannotRun(f"The Prefect server does not start: {processes.last_line(log)} See {log}.")
+            time.sleep(0.1)
+        # It answers 409 where the pool is there already.
+        client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})
+    return mark
 
 
 def stop(home: Path) -> None:
@@ -60,10 +76,17 @@ def stop(home: Path) -> None:
     processes.stop(list(processes.working_in(home, "prefect")), signal.SIGTERM)
 
 
-def answers(url: str, patience: float = 2) -> bool:
-    """Whether a server answers at `url` within `patience` seconds."""
+def port(before: str | None) -> int:
+    """The port for a server: that of the API address `before` if it is free again, else the first free from 4200."""
+    found = _port_of(before) or _free_port(FIRST_PORT)
+    if found != FIRST_PORT:
+        print(f"(port {FIRST_PORT} is taken by another program; it is {found} here)", file=sys.stderr, flush=True)
+    return found
+
+
+def _answers(client: httpx.Client) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/health", timeout=patience).status_code == 200
+        return client.get("/health", timeout=2).status_code == 200
     return False
 
 
@@ -86,13 +109,13 @@ def _recount_slots(home: Path, address: str) -> None:
             connection.execute(recounted, [taken[limit], limit])
 
 
-def _environment(home: Path, address: str, port: int) -> dict[str, str]:
+def _environment(home: Path, address: str, origin: str) -> dict[str, str]:
     chosen = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         # Beside the state, so that two labs that share an environment do not write the same files.

@@ -6,16 +6,13 @@ from typing import Any
 
 import httpx
 
-from flows import auth, lab, settings
+from flows import auth, lab
 from flows.settings import CannotRun
 
 
 def api_url() -> str:
     """The server that is asked: PREFECT_API_URL, else the running lab's. Raises CannotRun where there is neither."""
-    url = settings.read().prefect_api_url or lab.status().api_url
-    if url is None:
-        raise CannotRun("No Prefect server is named and the lab is down. Set PREFECT_API_URL, or scripts/lab.py up.")
-    return url
+    return lab.attach()
 
 
 def call(method: str, path: str, body: object = None, *, missing_ok: bool = False) -> Any:

@@ -1,9 +1,17 @@
-"""The environment variables that the kit reads, typed; `.env.example` explains each of them."""
+"""The environment variables that the kit reads, typed; `.env.example` explains each of them.
 
+What a variable is comes from the environment, else from `.env` in the project's folder, else, for PREFECT_API_…, from
+the active Prefect profile. Prefect's own programs read the same places, in the same order.
+"""
+
+import os
 from pathlib import Path
+from typing import Any
 
+import tomli
+from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -13,20 +21,36 @@ class CannotRun(Exception):
 
 
 class Settings(BaseSettings):
-    """One field for each variable. The environment wins over `.env` in the project's folder; empty means unset."""
+    """One field for each variable; empty means unset."""
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_ignore_empty=True, extra="ignore")
 
     prefect_api_url: str | None = None
     prefect_api_key: SecretStr | None = None
     prefect_api_auth_string: SecretStr | None = None
+    prefect_api_ssl_cert_file: Path | None = None
+    prefect_api_tls_insecure_skip_verify: bool = False
     warehouse_url: SecretStr | None = None
     flows_lab_dir: Path = PROJECT / ".lab"
     flows_pg_bin: Path | None = None
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The places to look in, the first one winning."""
+        _, variables = _profile()
+        profile = {name.lower(): value for name, value in variables.items() if value != ""}
+        return env_settings, dotenv_settings, InitSettingsSource(settings_cls, profile)
+
 
 def read() -> Settings:
-    """The settings as the environment and `.env` have them now.
+    """The settings as they are now.
 
     Raises CannotRun where a variable holds what cannot be meant, such as an API address without `/api`.
     """
@@ -35,10 +59,10 @@ def read() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper()
-        raise CannotRun(f"{name} cannot be read: {first['msg']}. Correct it in the environment or in .env.") from None
+        raise CannotRun(f"{name} cannot be read: {first['msg']}. Correct it in {origin(name)}.") from None
     url = settings.prefect_api_url
     if url is not None:
-        settings.prefect_api_url = url = url.rstrip("/")
+        settings.prefect_api_url = url = url.strip().rstrip("/")
         if not url.startswith(("http://", "https://")):
             raise CannotRun(f"PREFECT_API_URL is {url!r}, which names no server. Write http://HOST:4200/api.")
         if "/api" not in url.split("://", 1)[1]:
@@ -48,3 +72,28 @@ def read() -> Settings:
     if settings.flows_pg_bin is not None:
         settings.flows_pg_bin = (PROJECT / settings.flows_pg_bin.expanduser()).resolve()
     return settings
+
+
+def origin(name: str) -> str | None:
+    """Where the variable `name` has its value from: "the environment", ".env" or "the profile '…'"; None if unset."""
+    if os.environ.get(name):
+        return "the environment"
+    if dotenv_values(PROJECT / ".env").get(name):
+        return ".env"
+    profile, variables = _profile()
+    return f"the profile {profile!r}" if variables.get(name) else None
+
+
+def _profile() -> tuple[str, dict[str, Any]]:
+    """The name of the active Prefect profile, and its PREFECT_API_… variables."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
+    file = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    try:
+        written = tomli.loads(file.read_text())
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, ValueError) as error:
+        raise CannotRun(f"Prefect's profiles in {file} cannot be read: {error}. Correct or remove the file.") from None
+    name = os.environ.get("PREFECT_PROFILE") or written.get("active", "")
+    variables = written.get("profiles", {}).get(name, {})
+    return name, {key: value for key, value in variables.items() if key.startswith("PREFECT_API_")}

@@ -1,20 +1,31 @@
-"""Start, stop, reset or describe the local lab: `python scripts/lab.py up|down|status|reset [--json]`."""
+"""Start, stop, reset or describe the local lab.
 
+python scripts/lab.py up|down|status|reset [--auth none|basic|gateway] [--https] [--json]
+"""
+
+import shlex
 from dataclasses import asdict
 
-from flows import commands, lab
+from flows import commands, gateway, keys, lab, settings
 
 
 def main() -> int:
     """Do what is asked, then print what runs. Returns 1 where `status` or `up` finds no running lab."""
     parser = commands.Arguments(description="The local lab: PostgreSQL and a Prefect server.")
     parser.add_argument("action", choices=["up", "down", "status", "reset"], help="what to do with it")
-    parser.add_argument("--auth", choices=["none"], default="none", help="how the server checks its callers")
+    parser.add_argument(
+        "--auth",
+        choices=["none", "basic", "gateway"],
+        help="who checks the callers: nobody, the server, or a gateway that knows keys (default: as it was)",
+    )
+    parser.add_argument("--https", action="store_true", help="with --auth gateway: over TLS")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    if arguments.https and arguments.auth != "gateway":
+        parser.error("--https needs --auth gateway: the gateway is what speaks TLS")
     match arguments.action:
         case "up":
-            lab.up()
+            lab.up(arguments.auth, arguments.https)
         case "down":
             lab.down()
         case "reset":
@@ -26,10 +37,24 @@ def main() -> int:
         print(f"Prefect {found.prefect_version} answers at {found.api_url} (authentication: {found.auth})")
         print(f"PostgreSQL: {found.database}")
         print("Processes: " + ", ".join(f"{name} {pid}" for name, pid in found.pids.items()))
-        print(f"For other programs: export PREFECT_API_URL={found.api_url}")
+        print("For other programs:")
+        print("\n".join(f"  export {variable}" for variable in _exports(found)))
     else:
         print("The lab is down. python scripts/lab.py up starts it.")
     return 0 if found.running or arguments.action in ("down", "reset") else 1
+
+
+def _exports(found: lab.Lab) -> list[str]:
+    """What a shell sets to reach the lab. Secrets are read from their files, and not printed."""
+    exports = [f"PREFECT_API_URL={found.api_url}"]
+    if found.auth == "basic":
+        exports.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(keys.auth_string_file()))})"')
+    if found.auth == "gateway":
+        exports.append(f'PREFECT_API_KEY="$(head -n 1 {shlex.quote(str(keys.bearer_file()))} | cut -d " " -f 1)"')
+    if str(found.api_url).startswith("https:"):
+        certificate = gateway.certificate(settings.read().flows_lab_dir / "gateway")
+        exports.append(f"PREFECT_API_SSL_CERT_FILE={shlex.quote(str(certificate))}")
+    return exports
 
 
 if __name__ == "__main__":

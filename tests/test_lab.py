@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import LAB, answer, eventually, kill, processes_below, refused, run, start
 
-from flows import lab, postgres, prefect_server, settings
+from flows import lab, postgres, prefect_server, settings, state
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_process_that_inherited_a_dead_ones_id_is_not_taken_for_it(new_lab: Pa
     kill("prefect")
     other = subprocess.Popen(["sleep", "60"])
     try:
-        state = new_lab / "lab.json"
-        state.write_text(state.read_text().replace(str(lab._marks(new_lab)["prefect"].pid), str(other.pid)))
+        written = new_lab / "lab.json"
+        written.write_text(written.read_text().replace(str(state.marks(new_lab)["prefect"].pid), str(other.pid)))
         assert "prefect" not in lab.status().pids
         (new_lab / "postgres" / "postmaster.pid").write_text(f"{other.pid}\n")
         kill("postgres")
