@@ -1,0 +1,230 @@
+"""What a page of the monitor needs, loaded from the server with few requests, sent together.
+
+`overview` and `run` load a page; `refresh` and `refresh_run` bring it up to date with at most 4 requests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+
+from flows import endpoints, rest, views
+from flows.rest import Request
+from flows.settings import CannotRun
+
+ACTIVE = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED")
+MOST = 5000  # task runs that a run's page shows
+_LAG = timedelta(seconds=15)  # by which the server may hear late of what a task run did
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The first page. `flows` are names by id, `chosen` is what the flow runs and their states were selected by.
+
+    `task_runs` are the 200 oldest that run or wait, of all flow runs; `limits` counts those of them that run as
+    holders. `start` is when `states` begins.
+    """
+
+    version: str | None
+    flows: Mapping[str, str]
+    chosen: Mapping[str, Any]
+    start: pd.Timestamp
+    read_at: pd.Timestamp
+    flow_runs: pd.DataFrame
+    states: pd.DataFrame
+    task_runs: pd.DataFrame
+    limits: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A flow run's page: its row of FLOW_RUNS, its task runs, its first log lines, and the limits as they are now.
+
+    `reason` says why it waits, None if it does not.
+    """
+
+    version: str | None
+    flow: Mapping[str, str]
+    read_at: pd.Timestamp
+    flow_run: pd.Series
+    task_runs: pd.DataFrame
+    logs: pd.DataFrame
+    limits: pd.DataFrame
+    reason: str | None
+
+
+def overview(
+    *,
+    flow: str | None = None,
+    state: Sequence[str] = (),
+    tag: str | None = None,
+    since: timedelta | None = timedelta(days=1),
+    text: str | None = None,
+) -> Overview:
+    """The first page, in 6 requests: up to 200 flow runs, all of them by state, what is active now, and the limits.
+
+    `since` is how far back it goes (None: to the first run, for one request more); the rest as in
+    `endpoints.flow_runs`.
+    """
+    chosen = {"flow": flow, "state": tuple(state), "tag": tag, "text": text}
+    first = endpoints.flow_runs(sort="EXPECTED_START_TIME_ASC", limit=1)
+    version, *oldest = rest.gather([endpoints.version(), *([first] if since is None else [])])
+    now = _now()
+    start = now - since if since is not None else _first(oldest[0], now)
+    reads = [endpoints.flows(), _history(chosen, start), *_overview(version, chosen, start)]
+    named, history, *answers = rest.gather(reads)
+    flows = {flow["id"]: flow["name"] for flow in named}
+    page = Overview(version, flows, chosen | {"since": since}, start, now, *[views.states(history)] * 4)
+    return _fill(page, *answers)
+
+
+def refresh(page: Overview) -> Overview:
+    """`page` as it is now, in 4 requests."""
+    chosen = {key: value for key, value in page.chosen.items() if key != "since"}
+    since = page.chosen["since"]
+    now = _now()
+    start = page.start if since is None else now - since
+    unnamed = page.flow_runs.loc[page.flow_runs["flow"].isna(), "flow_id"].unique()
+    # A flow that is new is named first, and the counts follow the next time: together they would be 5 requests.
+    third = endpoints.flows(ids=list(unnamed)) if len(unnamed) else _history(chosen, start)
+    answer, *answers = rest.gather([third, *_overview(page.version, chosen, start)])
+    if len(unnamed):
+        named = dict.fromkeys(unnamed, "(deleted)") | {flow["id"]: flow["name"] for flow in answer}
+        page = replace(page, flows={**page.flows, **named})
+    else:
+        page = replace(page, states=views.states(answer))
+    return _fill(replace(page, start=start, read_at=now), *answers)
+
+
+def run(flow_run_id: str) -> Run:
+    """A flow run's page, with its first 200 log lines, in 6 requests and one for each 200 task runs beyond the first.
+
+    Raises CannotRun where there is no such run.
+    """
+    version = rest.send(endpoints.version())
+    now = _now()
+    first = endpoints.task_runs(flow_run=flow_run_id)
+    reads = [endpoints.flow_run(flow_run_id), endpoints.flows(flow_run=flow_run_id), first]
+    found, flows, tasks, lines, counted = rest.gather([*reads, endpoints.logs(flow_run=flow_run_id), _limits(version)])
+    if found is None:
+        raise CannotRun(f"{rest.api_url()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
+    if len(tasks) == rest.PAGE:
+        tasks += rest.rows(first, MOST, start=rest.PAGE)
+    flow = {flow["id"]: flow["name"] for flow in flows}
+    row = views.flow_runs([found], flow, now).iloc[0]
+    frame = views.task_runs(tasks, _until(row, now))
+    return _reasoned(Run(version, flow, now, row, frame, views.logs(lines), frame, None), counted)
+
+
+def refresh_run(page: Run) -> Run:
+    """`page` as it is now, in 4 requests: what has changed since, and up to 200 log lines more.
+
+    Where more than 200 task runs have changed meanwhile, it is loaded anew.
+    """
+    flow_run_id, now = page.flow_run["flow_run_id"], _now()
+    since = page.read_at - _LAG
+    if (page.version or "3").startswith("2."):  # its filters do not know when a task run ended
+        unended = page.task_runs[page.task_runs["ended"].isna()]["task_run_id"]
+        changed = endpoints.task_runs(flow_run=flow_run_id, ids=list(unended)[: rest.PAGE], or_started_since=since)
+    else:
+        changed = endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
+    last = None if page.logs.empty else page.logs["time"].iloc[-1]
+    reads = [endpoints.flow_run(flow_run_id), changed, endpoints.logs(flow_run=flow_run_id, since=last)]
+    found, tasks, lines, counted = rest.gather([*reads, _limits(page.version)])
+    if found is None or len(tasks) == rest.PAGE:
+        return run(flow_run_id)
+    row = views.flow_runs([found], page.flow, now).iloc[0]
+    new = views.task_runs(tasks, now)
+    kept = page.task_runs[~page.task_runs["task_run_id"].isin(new["task_run_id"])]
+    frame = pd.concat([kept, new]).sort_values("submitted", ignore_index=True) if len(new) else kept
+    more = views.logs(lines)
+    more = more[~more["log_id"].isin(page.logs["log_id"])]
+    seen = pd.concat([page.logs, more], ignore_index=True) if len(more) else page.logs
+    page = replace(page, read_at=now, flow_run=row, task_runs=views.timed(frame, _until(row, now)), logs=seen)
+    return _reasoned(page, counted)
+
+
+def limits() -> pd.DataFrame:
+    """LIMITS with the holders that the server itself names, by its leases; 3 requests, or 4."""
+    version = rest.send(endpoints.version())
+    listed, counted = rest.gather([endpoints.limits(), _limits(version)])
+    ids = [holder for limit in listed for holder in limit["active_slots"]]
+    known = {run["id"]: run for run in rest.rows(endpoints.task_runs(ids=ids))} if ids else {}
+    holders = {
+        limit["tag"]: [_holder(known.get(id_, {}) | {"id": id_}) for id_ in limit["active_slots"]] for limit in listed
+    }
+    return views.limits(_counters(counted), holders)
+
+
+def logs(flow_run_id: str, at_most: int | None = None) -> pd.DataFrame:
+    """All LOGS of a flow run and its tasks, the oldest line first; one request for each 200."""
+    return views.logs(rest.rows(endpoints.logs(flow_run=flow_run_id), at_most))
+
+
+def _overview(version: str | None, chosen: Mapping[str, Any], start: pd.Timestamp) -> list[Request]:
+    active = endpoints.task_runs(state=ACTIVE)
+    return [endpoints.flow_runs(**chosen, since=start), active, _limits(version)]
+
+
+def _fill(page: Overview, flow_runs: Any, task_runs: Any, counted: Any) -> Overview:
+    runs = views.flow_runs(flow_runs, page.flows, page.read_at)
+    tasks = views.task_runs(task_runs, page.read_at)
+    return replace(page, flow_runs=runs, task_runs=tasks, limits=_held(counted, tasks))
+
+
+def _history(chosen: Mapping[str, Any], start: pd.Timestamp) -> Request:
+    return endpoints.history(**chosen, start=start)
+
+
+def _limits(version: str | None) -> Request:
+    """Of the two endpoints the one that says how many slots are taken: Prefect 2 has the list of holders alone."""
+    return endpoints.limits() if (version or "3").startswith("2.") else endpoints.counters()
+
+
+def _counters(answer: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Dicts of `tag`, `limit` and `taken` from either endpoint; global limits, which have no tag, are left out."""
+    found = []
+    for limit in answer:
+        if "tag" in limit:
+            taken = len(limit["active_slots"])
+            found.append({"tag": limit["tag"], "limit": limit["concurrency_limit"], "taken": taken})
+        elif limit["name"].startswith("tag:") and limit["active"]:
+            tag = limit["name"].removeprefix("tag:")
+            found.append({"tag": tag, "limit": limit["limit"], "taken": limit["active_slots"]})
+    return found
+
+
+def _held(counted: Sequence[Mapping[str, Any]], task_runs: pd.DataFrame) -> pd.DataFrame:
+    """LIMITS where those of `task_runs` that run, or are between two attempts, are taken for the holders."""
+    counters = _counters(counted)
+    running = task_runs[task_runs["started"].notna() & task_runs["ended"].isna()]
+    columns = {"task_run_id": "id", "state": "state_name"}
+    rows = running.rename(columns=columns).to_dict("records")
+    holders = {c["tag"]: [_holder(row) for row in rows if c["tag"] in row["tags"]] for c in counters}
+    return views.limits(counters, holders)
+
+
+def _holder(run: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}
+    return {"task_run_id": run["id"]} | {key: run.get(source) for key, source in names.items()}
+
+
+def _reasoned(page: Run, counted: Sequence[Mapping[str, Any]]) -> Run:
+    limits = _held(counted, page.task_runs)
+    return replace(page, limits=limits, reason=views.reason(page.flow_run, limits, page.task_runs))
+
+
+def _until(flow_run: pd.Series, now: pd.Timestamp) -> pd.Timestamp:
+    """When what has not ended is taken to have ended: no task run goes on after its flow run."""
+    return now if pd.isna(flow_run["ended"]) else flow_run["ended"]
+
+
+def _first(runs: Sequence[Mapping[str, Any]], now: pd.Timestamp) -> pd.Timestamp:
+    """When the first of `runs` was due, an hour ago where there is none."""
+    return min([pd.to_datetime(run["expected_start_time"], utc=True) for run in runs], default=now - timedelta(hours=1))
+
+
+def _now() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC")

@@ -1,0 +1,243 @@
+"""What the monitor and the last lesson show, as data frames made from the server's answers. No requests here.
+
+Every frame has the same columns when it is empty. Times are UTC with their zone, durations are seconds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+_TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
+_RUN = {
+    "name": _TEXT,
+    "state": _TEXT,
+    "state_type": _TEXT,
+    "tags": _TEXT,
+    "submitted": _TIME,
+    "started": _TIME,
+    "ended": _TIME,
+    "waited_seconds": _SECONDS,
+    "ran_seconds": _SECONDS,
+    "attempts": _COUNT,
+    "next_attempt": _TIME,
+    "message": _TEXT,
+}
+FLOW_RUNS = {
+    "flow_run_id": _TEXT,
+    "flow_id": _TEXT,
+    "flow": _TEXT,
+    **_RUN,
+    "deployment_id": _TEXT,
+    "work_pool": _TEXT,
+    "parameters": _TEXT,
+}
+TASK_RUNS = {"task_run_id": _TEXT, "flow_run_id": _TEXT, **_RUN, "upstream": _TEXT}
+STATES = {"time": _TIME, "until": _TIME, "state": _TEXT, "state_type": _TEXT, "runs": _COUNT}
+STEPS = {"time": _TIME, "running": _COUNT}
+LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}
+LOGS = {"log_id": _TEXT, "time": _TIME, "level": _TEXT, "message": _TEXT, "flow_run_id": _TEXT, "task_run_id": _TEXT}
+
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now: pd.Timestamp) -> pd.DataFrame:
+    """FLOW_RUNS: a row for each flow run of `answer`; `flows` are the flows' names by id.
+
+    `submitted` is when it was due, `waited_seconds` the time from then to its start, or to `now`.
+    """
+    rows = [
+        _run(run)
+        | {"flow_run_id": run["id"], "flow": flows.get(run["flow_id"]), "work_pool": run.get("work_pool_name")}
+        | {key: run.get(key) for key in ("flow_id", "deployment_id", "parameters")}
+        for run in answer
+    ]
+    return timed(_frame(rows, FLOW_RUNS), now)
+
+
+def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.DataFrame:
+    """TASK_RUNS: a row for each task run of `answer`, in the order of their submission.
+
+    `submitted` is when the flow submitted it, by the flow's clock (Prefect's `created` is when the server heard of it,
+    which may be after its start). `started` is when it had its slot and began, so `waited_seconds` is the wait for
+    both its inputs and its slot. `ran_seconds` counts the pauses between attempts, during which it keeps its slot.
+    `upstream` are the ids of the task runs whose results it takes.
+    """
+    rows = [
+        _run(run) | {"task_run_id": run["id"], "flow_run_id": run["flow_run_id"], "upstream": _upstream(run)}
+        for run in answer
+    ]
+    return timed(_frame(rows, TASK_RUNS).sort_values("submitted", ignore_index=True), now)
+
+
+def timed(runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
+    """`runs` with the durations as of `now`: one that has not ended goes on until then."""
+    until = runs["ended"].fillna(now)
+    waited = (runs["started"].fillna(until) - runs["submitted"]).dt.total_seconds().clip(lower=0)
+    ran = (until - runs["started"]).dt.total_seconds().clip(lower=0)
+    return runs.assign(waited_seconds=waited.astype(_SECONDS), ran_seconds=ran.astype(_SECONDS))
+
+
+def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """STATES: how many flow runs, due from `time` to `until`, are in which state now; intervals without runs left out.
+
+    From POST /flow_runs/history.
+    """
+    return _frame(
+        [
+            {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
+            | {"state_type": state["state_type"], "runs": state["count_runs"]}
+            for interval in answer
+            for state in interval["states"]
+        ],
+        STATES,
+    )
+
+
+def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
+    """STEPS: how many of `task_runs` run from each `time` on, until the next one; the last row is at the last end.
+
+    One that has not ended runs until `now`. One may start as another ends.
+    """
+    ran = task_runs[task_runs["started"].notna()]
+    if ran.empty:
+        return _frame([], STEPS)
+    ends = ran["ended"].fillna(now).clip(lower=ran["started"])
+    changes = pd.concat([pd.Series(1, index=ran["started"]), pd.Series(-1, index=ends)])
+    running = changes.groupby(level=0).sum().cumsum()
+    return _frame([{"time": time, "running": count} for time, count in running.items()], STEPS)
+
+
+def tagged(task_runs: pd.DataFrame, tag: str) -> pd.DataFrame:
+    """Those of `task_runs` that have the tag `tag`."""
+    return task_runs[[tag in tags for tags in task_runs["tags"]]]
+
+
+def held(steps: pd.DataFrame, limit: int | None) -> str:
+    """Whether the limit held, as a sentence, from STEPS."""
+    peak = 0 if steps.empty else int(steps["running"].max())
+    if limit is None:
+        return f"There is no limit; up to {peak} ran at once."
+    if peak <= limit:
+        return f"The limit held: at most {peak} ran at once, and {limit} may."
+    lasted = (steps["time"].shift(-1) - steps["time"]).dt.total_seconds()
+    seconds = lasted[steps["running"] > limit].sum()
+    return f"The limit did not hold: up to {peak} ran at once, where {limit} may, for {seconds:.1f} s in all."
+
+
+def limits(counters: Iterable[Mapping[str, Any]], holders: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """LIMITS: a row for each tag's limit, by tag.
+
+    `counters` are dicts of `tag`, `limit`, `taken`: the counter of taken slots, which is what makes a task wait.
+    `holders`, by tag, are dicts like those of `flows.limits.Limit`. Where `taken` is more than `held`, slots are
+    counted that nobody holds: the two have drifted apart, and a reset of the limit is due.
+    """
+    rows = []
+    for counter in sorted(counters, key=lambda counter: counter["tag"]):
+        holding = list(holders.get(counter["tag"], []))
+        rows.append({**counter, "held": len(holding), "holders": holding})
+    return _frame(rows, LIMITS)
+
+
+def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """LOGS: a row for each log line, in the order of `answer`."""
+    return _frame(
+        [
+            {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
+            | {key: line.get(key) for key in ("message", "flow_run_id", "task_run_id")}
+            for line in answer
+        ],
+        LOGS,
+    )
+
+
+def failures(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of `runs` (flow runs or task runs) that failed or crashed, the last one first."""
+    return runs[runs["state_type"].isin(["FAILED", "CRASHED"])].sort_values("ended", ascending=False)
+
+
+def reason(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None) -> str | None:
+    """Why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
+
+    `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool.
+    """
+    if run["state_type"] in _FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
+        return None
+    match run["state"]:
+        case "AwaitingRetry":
+            return f"Attempt {run['attempts']} failed; the next one is due at {_clock(run['next_attempt'])}."
+        case "Paused" | "Suspended":
+            return f"It is {run['state'].lower()} until somebody resumes it."
+        case "AwaitingConcurrencySlot":
+            return "The limit of its deployment or work pool is full; it starts when another run of it ends."
+        case "Late":
+            wanted = f"It was due at {_clock(run['submitted'])} and no worker has taken it."
+            return f"{wanted} {poll or 'Is a worker running for its work pool?'}"
+        case "Scheduled":
+            return f"It is due at {_clock(run['submitted'])}."
+    if "task_run_id" not in run:
+        return f"A worker has taken it and starts it. {poll or ''}".strip() if run["work_pool"] else "It starts."
+    return _for_inputs(run, task_runs) or _for_slots(run, limits) or "A slot is free, or it needs none: it starts."
+
+
+def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
+    ahead = task_runs[task_runs["task_run_id"].isin(run["upstream"]) & ~task_runs["state_type"].isin(_FINAL)]
+    return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
+
+
+def _for_slots(run: pd.Series, limits: pd.DataFrame) -> str | None:
+    full = limits[limits["tag"].isin(run["tags"]) & (limits["taken"] >= limits["limit"])]
+    if full.empty:
+        return None
+    limit = full.iloc[0]
+    by = _listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])
+    taken = "Its one slot" if limit["limit"] == 1 else f"All {limit['limit']} slots"
+    said = f"{taken} of the tag {limit['tag']!r} {'is' if limit['limit'] == 1 else 'are'} taken"
+    nobody = limit["taken"] - limit["held"]
+    lost = f" {nobody} of them by nobody known: if that lasts, reset the limit." if nobody > 0 else ""
+    return f"{said}, by {by}.{lost}" if by else f"{said}.{lost}"
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    """`names` as in a sentence: a, b and c."""
+    found = list(names)
+    if len(found) > most:
+        found = [*found[: most - 1], f"{len(found) - most + 1} more"]
+    return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
+
+
+def _clock(time: Any) -> str:
+    return "an unknown time" if pd.isna(time) else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What flow runs and task runs have in common."""
+    state = run.get("state") or {}
+    return {
+        "name": run["name"],
+        "state": run["state_name"] or "Unknown",
+        "state_type": run["state_type"],
+        "tags": list(run["tags"] or []),
+        "submitted": run["expected_start_time"] or run["created"],
+        "started": run["start_time"],
+        "ended": run["end_time"],
+        "attempts": run["run_count"],
+        "next_attempt": run["next_scheduled_start_time"],
+        "message": state.get("message") or None,
+    }
+
+
+def _upstream(run: Mapping[str, Any]) -> list[str]:
+    inputs = (one for several in (run.get("task_inputs") or {}).values() for one in several)
+    return list(dict.fromkeys(one["id"] for one in inputs if one.get("input_type") == "task_run"))
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=_TEXT)
+    for column, dtype in columns.items():
+        if dtype == _TIME:
+            frame[column] = pd.to_datetime(frame[column], utc=True, format="ISO8601").astype(_TIME)
+        else:
+            frame[column] = frame[column].astype(dtype)
+    return frame
