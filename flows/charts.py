@@ -49,7 +49,7 @@ def states(counts: pd.DataFrame) -> alt.Chart:
     """STATES over time: a stacked bar for each interval, the time being the viewer's."""
     kinds = [kind for kind in COLOURS if kind in set(counts["state_type"])]
     colour = alt.Color("state_type:N").scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]).title(None)
-    x = alt.X("time:T").title("due (your local time)")
+    x = alt.X("time:T").bin("binned").title("due (your local time)")
     y = alt.Y("runs:Q").title("flow runs").axis(tickMinStep=1, format="d")
     tooltip = [alt.Tooltip("state:N"), alt.Tooltip("runs:Q"), alt.Tooltip("time:T").format("%Y-%m-%d %H:%M:%S")]
     chart = alt.Chart(counts).mark_bar().encode(x, x2="until", y=y, color=colour.legend(orient="top"), tooltip=tooltip)
@@ -180,7 +180,7 @@ def _said_timeline(task_runs: pd.DataFrame) -> str:
 
 def _styled(chart: Drawn) -> Drawn:
     """`chart` on no background of its own, its text in a grey that can be read on white and on black."""
-    grey, faint = "#7a7a7a", "#80808040"
+    grey, faint = "#7a7a7a", "#80808030"
     axis = {"labelColor": grey, "titleColor": grey, "gridColor": faint, "domainColor": faint, "tickColor": faint}
     drawn: Any = chart
     return (

@@ -105,7 +105,7 @@ def run(flow_run_id: str) -> Run:
     """
     version = rest.send(endpoints.version())
     now = _now()
-    first = endpoints.task_runs(flow_run=flow_run_id)
+    first = endpoints.task_runs(flow_run=flow_run_id, sort="ID_DESC")
     reads = [endpoints.flow_run(flow_run_id), endpoints.flows(flow_run=flow_run_id), first]
     found, flows, tasks, lines, counted = rest.gather([*reads, endpoints.logs(flow_run=flow_run_id), _limits(version)])
     if found is None:
