@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from flows import auth, lab
+from flows import auth, lab, settings
 from flows.settings import CannotRun
 
 PAGE = 200  # the most rows that the server gives at once
@@ -130,12 +130,14 @@ def _refuse_unknown_keys(path: str, body: Mapping[str, Any]) -> None:
 
 def _target() -> tuple[str, dict[str, str], httpx.Client]:
     """The API's address, the credentials, and the connections to reuse, as the environment has them now."""
-    return api_url(), auth.header(), _client(os.getpid(), repr(settings.read()))
+    url, header, known = api_url(), auth.header(), settings.read()
+    certificate, insecure = known.prefect_api_ssl_cert_file, known.prefect_api_tls_insecure_skip_verify
+    return url, header, _client(os.getpid(), f"{certificate} {insecure}")
 
 
 @functools.lru_cache(maxsize=4)
-def _client(process: int, known: str) -> httpx.Client:
-    """Connections of this `process` for the settings as they are `known`; threads share them."""
+def _client(process: int, trust: str) -> httpx.Client:
+    """Connections of this `process`, for what it has been told to `trust`; threads share them."""
     # A server drops a connection that is idle for 5 seconds, perhaps just as the next request is on its way.
     limits = httpx.Limits(keepalive_expiry=4)
     return httpx.Client(verify=auth.trust(), timeout=httpx.Timeout(15, connect=5), limits=limits)
