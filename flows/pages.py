@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from flows import endpoints, rest, views
+from flows import endpoints, reasons, rest, views
 from flows.rest import Request
 from flows.settings import CannotRun
 
@@ -213,7 +213,7 @@ def _holder(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reasoned(page: Run, counted: Sequence[Mapping[str, Any]]) -> Run:
     limits = _held(counted, page.task_runs)
-    return replace(page, limits=limits, reason=views.reason(page.flow_run, limits, page.task_runs))
+    return replace(page, limits=limits, reason=reasons.why(page.flow_run, limits, page.task_runs))
 
 
 def _until(flow_run: pd.Series, now: pd.Timestamp) -> pd.Timestamp:

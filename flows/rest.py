@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from flows import auth, lab, settings
+from flows import auth, filters, lab, settings
 from flows.settings import CannotRun
 
 PAGE = 200  # the most rows that the server gives at once
@@ -89,45 +89,6 @@ def _pages(request: Request, start: int, at_most: int | None) -> Iterator[list[d
         offset, together = offset + together * PAGE, AT_ONCE
 
 
-# The keys that the filters know. Below the first level the server itself refuses what it does not know.
-_RUNS = {"flows", "flow_runs", "task_runs", "deployments"}
-_POOLS = {"work_pools", "work_pool_queues"}
-_PAGED = {"limit", "offset"}
-_KEYS: dict[str, set[str]] = {
-    "flows/filter": _RUNS | _PAGED | {"work_pools", "sort"},
-    "flows/count": _RUNS | {"work_pools"},
-    "flow_runs/filter": _RUNS | _POOLS | _PAGED | {"sort"},
-    "flow_runs/paginate": _RUNS | _POOLS | {"limit", "page", "sort"},
-    "flow_runs/count": _RUNS | _POOLS,
-    "flow_runs/history": _RUNS
-    | {"work_pools", "work_queues", "history_start", "history_end", "history_interval_seconds"},
-    "task_runs/filter": _RUNS | _PAGED | {"sort"},
-    "task_runs/count": _RUNS,
-    "task_runs/history": _RUNS | {"history_start", "history_end", "history_interval_seconds"},
-    "ui/task_runs/count": _RUNS,
-    "ui/flow_runs/count-task-runs": {"flow_run_ids"},
-    "logs/filter": _PAGED | {"logs", "sort"},
-    "deployments/filter": _RUNS | _POOLS | _PAGED | {"sort"},
-    "deployments/count": _RUNS | _POOLS,
-    "work_pools/filter": _PAGED | {"work_pools"},
-    "workers/filter": _PAGED | {"workers"},
-    "concurrency_limits/filter": _PAGED,
-    "set_state": {"state", "force"},
-    "bulk_set_state": {"flow_runs", "state", "force", "limit"},
-}
-
-
-def _refuse_unknown_keys(path: str, body: Mapping[str, Any]) -> None:
-    endings = [path, path.removeprefix("v2/"), *("/".join(path.split("/")[-n:]) for n in (2, 1))]
-    known = next((_KEYS[ending] for ending in endings if ending in _KEYS), None)
-    wrong = sorted(body.keys() - known) if known is not None else []
-    if known and wrong:
-        raise CannotRun(
-            f"{path} knows no filter {wrong[0]!r}, and the server would answer as if it were not there."
-            f" Choose from: {', '.join(sorted(known))}."
-        )
-
-
 def _target() -> tuple[str, dict[str, str], httpx.Client]:
     """The API's address, the credentials, and the connections to reuse, as the environment has them now."""
     url, header, known = api_url(), auth.header(), settings.read()
@@ -146,56 +107,54 @@ def _client(process: int, trust: str) -> httpx.Client:
 def _answer(request: Request, base: str, header: dict[str, str], client: httpx.Client) -> Any:
     path = request.path.lstrip("/")
     url = f"{base}/{path}"
-    _refuse_unknown_keys(path, request.body or {})
+    filters.check(path, request.body or {})
     try:
         answer = _send(request, url, header, client)
     except httpx.TimeoutException:
         raise CannotRun(f"The server does not answer: {url} timed out. Is it overloaded, or stopped?") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CannotRun(f"No server answers at {url} ({error}). Check PREFECT_API_URL, or start the server.") from None
-    if answer.status_code == 404 and request.missing_ok:
-        return None
-    if not answer.is_success:
-        raise CannotRun(_refusal(url, answer))
     try:
-        return answer.json() if answer.content else None
+        said = answer.json() if answer.content else None
     except ValueError:
         raise CannotRun(
-            f"{url} answers {answer.status_code} with something else than JSON. Is it a Prefect server's API?"
+            f"{url} answers {answer.status_code} with something else than JSON."
+            " Is it a Prefect server's API, and does the server behind it run?"
         ) from None
+    if answer.is_success:
+        return said
+    if answer.status_code == 404 and request.missing_ok:
+        return None
+    raise CannotRun(_refusal(url, answer, said))
 
 
-def _refusal(url: str, answer: httpx.Response) -> str:
+def _refusal(url: str, answer: httpx.Response, said: Any) -> str:
     """What the server said, and what to do about it."""
-    status, said = answer.status_code, ""
-    try:
-        known = answer.json()
-        if isinstance(known, dict):
-            known = known.get("exception_detail") or known.get("detail") or known.get("exception_message")
-        if isinstance(known, list):  # what is wrong with which part of the body
-            known = "; ".join(f"{'.'.join(map(str, part['loc'][1:]))}: {part['msg']}" for part in known)
-        said = " ".join(str(known or "").split())[:300]
-    except (ValueError, KeyError, TypeError):
-        if status == 404 or status < 400:
-            said = "something else than JSON"
-    said = f": {said}" if said else ""
-    match status:
+    if isinstance(said, dict):
+        said = said.get("exception_detail") or said.get("detail") or said.get("exception_message")
+    if isinstance(said, list):  # what is wrong with which part of the body
+        said = "; ".join(f"{'.'.join(map(str, part['loc'][1:]))}: {part['msg']}" for part in said)
+    reason = " ".join(str(said or "no reason given").split())[:300].rstrip(".")
+    refused = f"{url} answers {answer.status_code}: {reason}."
+    match answer.status_code:
+        case 307:
+            return f"{url} points to {answer.headers.get('Location')}. Correct the path, or PREFECT_API_URL."
         case 401 | 403:
-            return f"{url} refuses the credentials ({status}{said}). Check PREFECT_API_KEY or its like."
-        case 404 | 405 if said in (": Not Found", ": Method Not Allowed"):
-            return f"{url} answers {status}{said}. This server's version lacks it, or the address is wrong: see /docs."
+            return (
+                f"{url} refuses the credentials ({answer.status_code}: {reason})."
+                " Run scripts/test_prefect_auth.py: it says which ones are in force."
+            )
+        case 404 | 405 if reason in ("Not Found", "Method Not Allowed"):
+            return f"{refused} This version of the server has no such endpoint; its page /docs lists those that it has."
         case 404:
-            return f"{url} answers 404{said}. It is gone, or was never there. Is it a Prefect server's API?"
+            return f"{refused} It was deleted, or it is on another server."
         case 422:
-            return f"{url} answers 422{said}. This server's version lacks it, or it is misspelt."
+            return f"{refused} This version of the server expects something else; its page /docs says what."
         case 423 | 429:
-            return f"{url} answers {status}{said}. It asks to wait {answer.headers.get('Retry-After')} s. Try later."
-        case _ if status < 400:
-            place = answer.headers.get("Location")
-            return f"{url} answers {status} and points to {place}. Is PREFECT_API_URL the address of the API?"
-        case _ if status >= 500:
-            return f"{url} answers {status}{said}. The server's log says more; try again once it is well."
-    return f"{url} answers {status}{said}."
+            return f"{refused} It is busy; try again in {_asked(answer):.0f} s."
+        case status if status >= 500:
+            return f"{refused} The server's own log says more."
+    return refused
 
 
 def _send(request: Request, url: str, header: dict[str, str], client: httpx.Client) -> httpx.Response:

@@ -38,7 +38,6 @@ STEPS = {"time": _TIME, "running": _COUNT}
 LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}
 LOGS = {"log_id": _TEXT, "time": _TIME, "level": _TEXT, "message": _TEXT, "flow_run_id": _TEXT, "task_run_id": _TEXT}
 
-_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 
@@ -155,60 +154,6 @@ def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """Those of `runs` (flow runs or task runs) that failed or crashed, the last one first."""
     return runs[runs["state_type"].isin(["FAILED", "CRASHED"])].sort_values("ended", ascending=False)
-
-
-def reason(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None) -> str | None:
-    """Why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
-
-    `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool.
-    """
-    if run["state_type"] in _FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
-        return None
-    match run["state"]:
-        case "AwaitingRetry":
-            return f"Attempt {run['attempts']} failed; the next one is due at {_clock(run['next_attempt'])}."
-        case "Paused" | "Suspended":
-            return f"It is {run['state'].lower()} until somebody resumes it."
-        case "AwaitingConcurrencySlot":
-            return "The limit of its deployment or work pool is full; it starts when another run of it ends."
-        case "Late":
-            wanted = f"It was due at {_clock(run['submitted'])} and no worker has taken it."
-            return f"{wanted} {poll or 'Is a worker running for its work pool?'}"
-        case "Scheduled":
-            return f"It is due at {_clock(run['submitted'])}."
-    if "task_run_id" not in run:
-        return f"A worker has taken it and starts it. {poll or ''}".strip() if run["work_pool"] else "It starts."
-    return _for_inputs(run, task_runs) or _for_slots(run, limits) or "A slot is free, or it needs none: it starts."
-
-
-def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
-    ahead = task_runs[task_runs["task_run_id"].isin(run["upstream"]) & ~task_runs["state_type"].isin(_FINAL)]
-    return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
-
-
-def _for_slots(run: pd.Series, limits: pd.DataFrame) -> str | None:
-    full = limits[limits["tag"].isin(run["tags"]) & (limits["taken"] >= limits["limit"])]
-    if full.empty:
-        return None
-    limit = full.iloc[0]
-    by = _listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])
-    taken = "Its one slot" if limit["limit"] == 1 else f"All {limit['limit']} slots"
-    said = f"{taken} of the tag {limit['tag']!r} {'is' if limit['limit'] == 1 else 'are'} taken"
-    nobody = limit["taken"] - limit["held"]
-    lost = f" {nobody} of them by nobody known: if that lasts, reset the limit." if nobody > 0 else ""
-    return f"{said}, by {by}.{lost}" if by else f"{said}.{lost}"
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    """`names` as in a sentence: a, b and c."""
-    found = list(names)
-    if len(found) > most:
-        found = [*found[: most - 1], f"{len(found) - most + 1} more"]
-    return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
-
-
-def _clock(time: Any) -> str:
-    return "an unknown time" if pd.isna(time) else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:

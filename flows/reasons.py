@@ -1,0 +1,67 @@
+"""Why a run waits, in a sentence."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+def why(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None) -> str | None:
+    """Why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
+
+    `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool.
+    """
+    if run["state_type"] in _FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
+        return None
+    match run["state"]:
+        case "AwaitingRetry":
+            return f"Attempt {run['attempts']} failed; the next one is due at {_clock(run['next_attempt'])}."
+        case "Paused" | "Suspended":
+            return f"It is {run['state'].lower()} until somebody resumes it."
+        case "AwaitingConcurrencySlot":
+            return "The limit of its deployment or work pool is full; it starts when another run of it ends."
+        case "Late":
+            wanted = f"It was due at {_clock(run['submitted'])} and no worker has taken it."
+            return f"{wanted} {poll or 'Is a worker running for its work pool?'}"
+        case "Scheduled":
+            return f"It is due at {_clock(run['submitted'])}."
+    if "task_run_id" not in run:
+        return f"A worker has taken it and starts it. {poll or ''}".strip() if run["work_pool"] else "It starts."
+    return _for_inputs(run, task_runs) or _for_slots(run, limits) or "It starts."
+
+
+def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
+    ahead = task_runs[task_runs["task_run_id"].isin(run["upstream"]) & ~task_runs["state_type"].isin(_FINAL)]
+    return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
+
+
+def _for_slots(run: pd.Series, limits: pd.DataFrame) -> str | None:
+    limited = limits[limits["tag"].isin(run["tags"])]
+    if limited.empty:
+        return None
+    full = limited[limited["taken"] >= limited["limit"]]
+    if full.empty:
+        return f"The tag {limited['tag'].iloc[0]!r} has a free slot. It asks again soon; on Prefect 2 after 30 seconds."
+    limit = full.iloc[0]
+    said = f"{limit['taken']} of the {limit['limit']} slots of the tag {limit['tag']!r} are taken"
+    nobody = limit["taken"] - limit["held"]
+    by = _listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])
+    if nobody < 0:
+        return f"{said}, while {limit['held']} task runs with that tag are said to run."
+    if nobody > 0:
+        by = " and ".join(part for part in (by, f"{nobody} by nobody known; if that lasts, reset the limit") if part)
+    return f"{said}: {by}."
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    """`names` as in a sentence: a, b and c."""
+    found = list(names)
+    if len(found) > most:
+        found = [*found[: most - 1], f"{len(found) - most + 1} more"]
+    return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
+
+
+def _clock(time: Any) -> str:
+    return "an unknown time" if pd.isna(time) else f"{time:%Y-%m-%d %H:%M:%S} UTC"
