@@ -141,13 +141,13 @@ def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp | 
 
 def _elapsed(task_runs: pd.DataFrame) -> pd.DataFrame:
     """What the timeline draws, in seconds since the first submission; `ended_at` is missing for what never began."""
-    rows = _labelled(task_runs).drop(columns=["tags", "upstream"])
+    rows = _labelled(task_runs)
     submitted = _seconds(rows["submitted"], rows["submitted"].min())
-    failed = rows["state_type"].isin(["FAILED", "CRASHED"])
     began = submitted + rows["waited_seconds"]
-    ended = (began + rows["ran_seconds"]).astype(object).where(rows["ran_seconds"].notna(), None)
-    kind = failed.map({True: "failed", False: "runs or ran"})
-    return rows.assign(submitted_at=submitted, started_at=began, ended_at=ended, kind=kind)
+    kind = rows["state_type"].isin(["FAILED", "CRASHED"]).map({True: "failed", False: "runs or ran"})
+    kept = rows[["label", "state", "started", "waited_seconds", "ran_seconds", "message"]]
+    times = {"submitted_at": submitted, "started_at": began, "ended_at": began + rows["ran_seconds"]}
+    return kept.assign(kind=kind, **{name: time.round(3) for name, time in times.items()})
 
 
 def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
@@ -156,12 +156,12 @@ def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
     labels = names.map(lambda name: name if len(name) <= 40 else name[:39] + "…")
     again = labels.groupby(labels).cumcount() + 1
     numbered = labels.where(again == 1, labels + " (" + again.astype(str) + ")")
-    short = {"message": runs["message"].astype(object).str.slice(0, 200)} if "message" in runs else {}
+    short = {"message": runs["message"].astype(object).fillna("").str.slice(0, 200)} if "message" in runs else {}
     return runs.assign(label=numbered, **short)
 
 
 def _seconds(times: pd.Series, origin: pd.Timestamp | None) -> pd.Series:
-    return (times - origin).dt.total_seconds() if len(times) else times.astype("float64")
+    return (times - (pd.NaT if origin is None else origin)).dt.total_seconds()
 
 
 def _thickness(few: bool, share: float) -> alt.RelativeBandSize:

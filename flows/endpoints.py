@@ -6,6 +6,7 @@ They are the same in Prefect 2.13.7 and 3.8.8, unless the docstring says otherwi
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import quote
 
 from flows import rest
 from flows.rest import Request
@@ -129,7 +130,9 @@ def work_pools() -> Request:
 
 def workers(work_pool: str) -> Request:
     """POST /work_pools/{name}/workers/filter: the workers that have polled a work pool; None without such a pool."""
-    return Request("POST", f"work_pools/{work_pool}/workers/filter", {"limit": rest.PAGE}, missing_ok=True)
+    return Request(
+        "POST", f"work_pools/{quote(work_pool, safe='')}/workers/filter", {"limit": rest.PAGE}, missing_ok=True
+    )
 
 
 def limits() -> Request:

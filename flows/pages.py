@@ -114,8 +114,9 @@ def run(flow_run_id: str) -> Run:
         tasks += rest.rows(first, MOST, start=rest.PAGE)
     flow = {flow["id"]: flow["name"] for flow in flows}
     row = views.flow_runs([found], flow, now).iloc[0]
+    workers = rest.send(endpoints.workers(row["work_pool"])) if _waits_for_worker(row) else None
     frame = views.task_runs(tasks, _until(row, now))
-    return _reasoned(Run(version, flow, now, row, frame, views.logs(lines), frame, None), counted)
+    return _reasoned(Run(version, flow, now, row, frame, views.logs(lines), frame, None), counted, workers)
 
 
 def refresh_run(page: Run) -> Run:
@@ -124,15 +125,13 @@ def refresh_run(page: Run) -> Run:
     Where more than 200 task runs have changed meanwhile, it is loaded anew.
     """
     flow_run_id, now = page.flow_run["flow_run_id"], _now()
-    since = page.read_at - _LAG
-    if (page.version or "3").startswith("2."):  # its filters do not know when a task run ended
-        unended = page.task_runs[page.task_runs["ended"].isna()]["task_run_id"]
-        changed = endpoints.task_runs(flow_run=flow_run_id, ids=list(unended)[: rest.PAGE], or_started_since=since)
-    else:
-        changed = endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
+    # A run that waits for a worker has no task runs yet.
+    waits = _waits_for_worker(page.flow_run)
+    second = endpoints.workers(page.flow_run["work_pool"]) if waits else _changed(page)
     last = None if page.logs.empty else page.logs["time"].iloc[-1]
-    reads = [endpoints.flow_run(flow_run_id), changed, endpoints.logs(flow_run=flow_run_id, since=last)]
-    found, tasks, lines, counted = rest.gather([*reads, _limits(page.version)])
+    reads = [endpoints.flow_run(flow_run_id), second, endpoints.logs(flow_run=flow_run_id, since=last)]
+    found, answer, lines, counted = rest.gather([*reads, _limits(page.version)])
+    workers, tasks = (answer, []) if waits else (None, answer)
     if found is None or len(tasks) == rest.PAGE:
         return run(flow_run_id)
     row = views.flow_runs([found], page.flow, now).iloc[0]
@@ -143,7 +142,7 @@ def refresh_run(page: Run) -> Run:
     more = more[~more["log_id"].isin(page.logs["log_id"])]
     seen = pd.concat([page.logs, more], ignore_index=True) if len(more) else page.logs
     page = replace(page, read_at=now, flow_run=row, task_runs=views.timed(frame, _until(row, now)), logs=seen)
-    return _reasoned(page, counted)
+    return _reasoned(page, counted, workers)
 
 
 def limits() -> pd.DataFrame:
@@ -211,9 +210,35 @@ def _holder(run: Mapping[str, Any]) -> dict[str, Any]:
     return {"task_run_id": run["id"]} | {key: run.get(source) for key, source in names.items()}
 
 
-def _reasoned(page: Run, counted: Sequence[Mapping[str, Any]]) -> Run:
+def _reasoned(page: Run, counted: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]] | None) -> Run:
     limits = _held(counted, page.task_runs)
-    return replace(page, limits=limits, reason=reasons.why(page.flow_run, limits, page.task_runs))
+    poll = None if workers is None else _polled(page.flow_run["work_pool"], workers, page.read_at)
+    return replace(page, limits=limits, reason=reasons.why(page.flow_run, limits, page.task_runs, poll))
+
+
+def _changed(page: Run) -> Request:
+    """The task runs of `page` that may be other than they were when it was read."""
+    flow_run_id, since = page.flow_run["flow_run_id"], page.read_at - _LAG
+    if page.task_runs.empty:
+        return endpoints.task_runs(flow_run=flow_run_id)
+    if not (page.version or "3").startswith("2."):
+        return endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
+    # The filters of Prefect 2 do not know when a task run ended.
+    unended = page.task_runs[page.task_runs["ended"].isna()]["task_run_id"]
+    return endpoints.task_runs(flow_run=flow_run_id, ids=list(unended)[: rest.PAGE], or_started_since=since)
+
+
+def _waits_for_worker(flow_run: pd.Series) -> bool:
+    due = flow_run["state"] == "Late" or flow_run["state_type"] == "PENDING"
+    return bool(due and flow_run["work_pool"])
+
+
+def _polled(pool: str, workers: Sequence[Mapping[str, Any]], now: pd.Timestamp) -> str:
+    """Whether a worker polls `pool`: one that is well is heard of every 30 seconds."""
+    heard = [pd.to_datetime(worker["last_heartbeat_time"], utc=True) for worker in workers]
+    if not any(now - time < timedelta(seconds=90) for time in heard):
+        return f"No worker polls the work pool {pool!r}: start one with prefect worker start --pool {pool!r}."
+    return f"A worker polls the work pool {pool!r}; it may have as many runs as it takes, or the pool may be paused."
 
 
 def _until(flow_run: pd.Series, now: pd.Timestamp) -> pd.Timestamp:

@@ -1,0 +1,241 @@
+"""What the monitor shows of a run, against what the run itself knows; while it runs, afterwards, and of nothing."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import pytest
+import vl_convert
+from conftest import eventually
+from prefect import flow, task
+
+from flows import charts, limits, measures, pages, reasons, rest, views
+
+TAG = "views-test"
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "emoji 🦊 and שלום",
+    "two\nlines",
+    "x" * 10_000,
+    "same",
+    "same",
+    '"quoted" \\u0000',
+]
+SPANS: dict[str, tuple[float, float]] = {}
+
+
+@task(task_run_name="{name}", tags=[TAG])
+def span(name: str, number: int) -> int:
+    started = time.time()
+    time.sleep(0.4)
+    SPANS[str(number)] = (started, time.time())
+    return number
+
+
+@task(task_run_name="after", tags=["unlimited"])
+def after(number: int) -> int:
+    return number
+
+
+@task(task_run_name="fails <b>", retries=1, retry_delay_seconds=1, tags=[TAG])
+def fails() -> None:
+    raise ValueError("no rows for <b>today</b>")
+
+
+@flow(name="views test")
+def hostile() -> None:
+    futures = [span.submit(name, number) for number, name in enumerate(HOSTILE)]
+    last = after.submit(futures[-1])
+    failing = fails.submit()
+    last.wait()
+    failing.result()
+
+
+@pytest.fixture
+def live(shared_lab: str) -> Iterator[Callable[[], pages.Run]]:
+    """The page of a run of `hostile` under a limit of 2, loaded at each call; the flow ends before the fixture does."""
+    limits.ensure(TAG, 2)
+    started = pd.Timestamp.now("UTC")
+    thread = threading.Thread(target=lambda: hostile(return_state=True))
+    thread.start()
+    runs: list[str] = []
+
+    def load() -> pages.Run:
+        thread_ended = not thread.is_alive()
+        if not runs:
+            eventually(lambda: newest(started) is not None)
+            runs.append(newest(started))
+        if thread_ended:
+            eventually(lambda: not pages.run(runs[0]).task_runs["ended"].isna().any())
+        return pages.run(runs[0])
+
+    load.join = thread.join  # type: ignore[attr-defined]
+    yield load
+    thread.join()
+    rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
+
+
+def newest(since: pd.Timestamp) -> str | None:
+    found = pages.overview(flow="views test").flow_runs
+    found = found[found["submitted"] >= since]
+    return None if found.empty else found["flow_run_id"].iloc[0]
+
+
+def test_a_run_is_shown_while_it_runs_and_as_it_was(live: Callable[[], pages.Run]) -> None:
+    said: set[str] = set()
+
+    def both_seen() -> bool:
+        page = live()
+        waiting = [reasons.why(row, page.limits, page.task_runs) for _, row in page.task_runs.iterrows()]
+        said.update(reason for reason in waiting if reason)
+        return any("2 of the 2 slots" in reason for reason in said)
+
+    eventually(both_seen)
+    early = live()
+    assert early.flow_run["state"] == "Running" and early.reason is None
+    assert pages.overview(flow="views test").states["runs"].sum() >= 1
+    eventually(lambda: bool(both_seen()) and any(reason.startswith("Attempt 1 failed") for reason in said))
+    live.join()
+    page = live()
+    assert any(f"2 of the 2 slots of the tag '{TAG}' are taken: " in reason for reason in said)
+    assert any(reason.startswith("It needs the result of ") for reason in said), said
+    refreshed = pages.refresh_run(early)
+    for name in ("task_runs", "logs"):
+        pd.testing.assert_frame_equal(getattr(refreshed, name), getattr(page, name))
+    check_against_its_own_times(page)
+    check_failures(page)
+    check_charts(page)
+
+
+def check_against_its_own_times(page: pages.Run) -> None:
+    runs = views.tagged(page.task_runs, TAG)
+    spans = runs[runs["name"] != "fails <b>"]
+    assert len(spans) == len(HOSTILE) == len(SPANS)
+    steps = views.concurrency(runs, page.read_at)
+    assert steps["running"].max() == 2 == measures.peak(SPANS.values())
+    assert steps["running"].iloc[-1] == 0 and steps["time"].is_monotonic_increasing
+    assert views.held(steps, 2) == "The limit held: at most 2 ran at once, and 2 may."
+    assert views.held(steps, 1).startswith("The limit did not hold: up to 2 ran at once, where 1 may, for ")
+    # Started means: has its slot, and runs. What Prefect says is not before the last one's end and not after our own.
+    own = sorted(start for start, _ in SPANS.values())
+    theirs = sorted(spans["started"].map(lambda started: started.timestamp()))
+    assert all(their <= mine for their, mine in zip(theirs, own, strict=True))
+    assert spans["waited_seconds"].max() > 2 * spans["ran_seconds"].median(), "the last of 7 waited for those before"
+    assert (runs.loc[runs["name"] == "fails <b>", "ran_seconds"] > 1).all(), "it kept its slot between two attempts"
+
+
+def check_failures(page: pages.Run) -> None:
+    failed = views.failures(page.task_runs)
+    assert failed["name"].tolist() == ["fails <b>"] and failed["attempts"].tolist() == [2]
+    assert "no rows for <b>today</b>" in failed["message"].iloc[0]
+    assert "no rows" in page.flow_run["message"]
+    assert page.flow_run["state"] == "Failed" and page.flow_run["flow"] == "views test"
+    assert page.logs["message"].str.contains("no rows").any() and page.logs["time"].is_monotonic_increasing
+    assert len(pages.logs(page.flow_run["flow_run_id"])) == len(page.logs)
+
+
+def check_charts(page: pages.Run) -> None:
+    steps = views.concurrency(page.task_runs, page.read_at)
+    overview = pages.overview()
+    for chart in (
+        charts.run(page.task_runs, steps, 2),
+        charts.timeline(page.task_runs),
+        charts.concurrency(steps, 2),
+        charts.concurrency(steps, None),
+        charts.waiting(page.task_runs),
+        charts.states(overview.states),
+        charts.slots(overview.limits),
+    ):
+        svg = vl_convert.vegalite_to_svg(chart.to_json())
+        assert "<script" not in svg and len(chart.description) < 400
+    svg = vl_convert.vegalite_to_svg(charts.timeline(page.task_runs).to_json())
+    assert "&lt;script&gt;" in svg and "same (2)" in svg and "x" * 41 not in svg
+    assert "1 Failed" in charts.timeline(page.task_runs).description
+
+
+def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_lab: str) -> None:
+    page = pages.overview(flow="no such flow", state=["FAILED", "Late"], tag="<b>", text="100%_")
+    assert page.flow_runs.empty and page.states.empty
+    now = pd.Timestamp.now("UTC")
+    steps = views.concurrency(views.task_runs([], now), now)
+    for frame, columns in (
+        (page.flow_runs, views.FLOW_RUNS),
+        (page.states, views.STATES),
+        (page.task_runs, views.TASK_RUNS),
+        (pages.limits(), views.LIMITS),
+        (steps, views.STEPS),
+        (views.logs([]), views.LOGS),
+    ):
+        assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns
+    assert views.held(steps, 3) == "The limit held: at most 0 ran at once, and 3 may."
+    nothing = views.task_runs([], now)
+    empty = page.limits.iloc[:0]
+    for chart in (
+        charts.run(nothing, steps, 3),
+        charts.waiting(nothing),
+        charts.states(page.states),
+        charts.slots(empty),
+    ):
+        assert vl_convert.vegalite_to_svg(chart.to_json())
+
+
+def test_one_may_start_as_another_ends() -> None:
+    now = pd.Timestamp("2026-01-01T00:00:09Z")
+    times = [("00", "02"), ("02", "03"), ("02", None), (None, None)]
+    runs = [
+        run(start and f"2026-01-01T00:00:{start}Z", end and f"2026-01-01T00:00:{end}+00:00") for start, end in times
+    ]
+    steps = views.concurrency(views.task_runs(runs, now), now)
+    assert [(f"{row.time:%S}", row.running) for row in steps.itertuples()] == [
+        ("00", 1),
+        ("02", 2),
+        ("03", 1),
+        ("09", 0),
+    ]
+    assert views.held(steps, 1) == "The limit did not hold: up to 2 ran at once, where 1 may, for 1.0 s in all."
+    assert views.held(steps, None) == "There is no limit; up to 2 ran at once."
+
+
+def run(started: str | None, ended: str | None) -> dict:
+    first = dict.fromkeys(("id", "flow_run_id", "name", "created"), "a") | {
+        "expected_start_time": "2026-01-01T00:00:00Z"
+    }
+    state = {"state_name": "Running", "state_type": "RUNNING", "state": None, "tags": [], "run_count": 1}
+    return first | state | {"start_time": started, "end_time": ended, "next_scheduled_start_time": None}
+
+
+def test_a_counted_slot_that_nobody_holds_is_seen(shared_lab: str) -> None:
+    limits.ensure(TAG, 2)
+    try:
+        rest.call("PATCH", f"v2/concurrency_limits/tag:{TAG}", {"active_slots": 2})
+        row = pages.limits().set_index("tag").loc[TAG]
+        assert (row["limit"], row["taken"], row["held"], row["holders"]) == (2, 2, 0, [])
+        waits = views.task_runs(
+            [run(None, None) | {"state_name": "Pending", "state_type": "PENDING", "tags": [TAG]}], now()
+        )
+        assert reasons.why(waits.iloc[0], pages.limits(), waits) == (
+            f"2 of the 2 slots of the tag '{TAG}' are taken: 2 by nobody known; if that lasts, reset the limit."
+        )
+        assert f"{TAG} has 2 of 2 slots taken, 0 held" in charts.slots(pages.limits()).description
+    finally:
+        rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
+
+
+def now() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC")
+
+
+def test_a_run_that_no_worker_takes_says_so(shared_lab: str) -> None:
+    flow_id = rest.call("POST", "flows/", {"name": "views test"})["id"]
+    wanted = {"name": "nobody's", "flow_id": flow_id, "work_pool_name": "flows", "entrypoint": "x.py:x"}
+    deployment = rest.call("POST", "deployments/", wanted)["id"]
+    try:
+        made = rest.call("POST", f"deployments/{deployment}/create_flow_run", {"parameters": {}})
+        late = {"state": {"type": "SCHEDULED", "name": "Late"}, "force": True}
+        rest.call("POST", f"flow_runs/{made['id']}/set_state", late)
+        page = pages.run(made["id"])
+        assert page.reason is not None and "No worker polls the work pool 'flows': start one with" in page.reason
+        assert pages.refresh_run(page).reason == page.reason
+    finally:
+        rest.call("DELETE", f"deployments/{deployment}")
