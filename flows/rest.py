@@ -20,6 +20,7 @@ from flows.settings import CannotRun
 
 PAGE = 200  # the most rows that the server gives at once
 PATIENCE = 30  # seconds that a request is repeated for, where the server asks for that
+TRIES = 7
 AT_ONCE = 6  # requests under way at the same time
 
 
@@ -133,7 +134,8 @@ def _refusal(url: str, answer: httpx.Response, said: Any) -> str:
     if isinstance(said, dict):
         said = said.get("exception_detail") or said.get("detail") or said.get("exception_message")
     if isinstance(said, list):  # what is wrong with which part of the body
-        said = "; ".join(f"{'.'.join(map(str, part['loc'][1:]))}: {part['msg']}" for part in said)
+        parts = [part if isinstance(part, dict) else {"msg": part} for part in said]
+        said = "; ".join(f"{'.'.join(map(str, part.get('loc', ())[1:]))} {part.get('msg')}" for part in parts)
     reason = " ".join(str(said or "no reason given").split())[:300].rstrip(".")
     refused = f"{url} answers {answer.status_code}: {reason}."
     match answer.status_code:
@@ -163,18 +165,18 @@ def _send(request: Request, url: str, header: dict[str, str], client: httpx.Clie
     reads = ("filter", "count", "paginate", "history", "count-task-runs", "set_state")
     repeatable = request.method != "POST" or ending in reads
     deadline = time.monotonic() + PATIENCE
-    for attempt in range(8):
+    for attempt in range(TRIES):
         short = random.uniform(0.05, 0.2) * 1.5**attempt
         try:
             answer = client.request(request.method, url, json=request.body, headers=header)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-            if not repeatable or attempt == 7:
+            if not repeatable or attempt == TRIES - 1:
                 raise
             time.sleep(short)
             continue
         # 503 is what a server over SQLite says while another request writes.
         wait = {503: short, 423: _asked(answer), 429: _asked(answer)}.get(answer.status_code)
-        if wait is None or not repeatable or attempt == 7 or time.monotonic() + wait > deadline:
+        if wait is None or not repeatable or attempt == TRIES - 1 or time.monotonic() + wait > deadline:
             return answer
         time.sleep(wait + random.uniform(0, 0.05))
     raise AssertionError("the last attempt returned or raised")

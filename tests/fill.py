@@ -107,6 +107,13 @@ def fill_wide(database: str, tasks: int) -> str:
     return found
 
 
+def empty(database: str) -> None:
+    """Remove what `fill` and `fill_wide` wrote."""
+    with psycopg.connect(database) as connection:
+        connection.execute("delete from flow where name like 'filled%'")
+        connection.execute("delete from log where message like 'line % of a log'")
+
+
 def _analyze(database: str) -> None:
     """What autovacuum does on its own within a minute."""
     with psycopg.connect(database, autocommit=True) as connection:

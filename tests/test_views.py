@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -53,54 +53,39 @@ def hostile() -> None:
 
 
 @pytest.fixture
-def live(shared_lab: str) -> Iterator[Callable[[], pages.Run]]:
-    """The page of a run of `hostile` under a limit of 2, loaded at each call; the flow ends before the fixture does."""
+def running(shared_lab: str) -> Iterator[threading.Thread]:
+    """The thread in which `hostile` runs, under a limit of 2."""
     limits.ensure(TAG, 2)
-    started = pd.Timestamp.now("UTC")
     thread = threading.Thread(target=lambda: hostile(return_state=True))
     thread.start()
-    runs: list[str] = []
-
-    def load() -> pages.Run:
-        thread_ended = not thread.is_alive()
-        if not runs:
-            eventually(lambda: newest(started) is not None)
-            runs.append(newest(started))
-        if thread_ended:
-            eventually(lambda: not pages.run(runs[0]).task_runs["ended"].isna().any())
-        return pages.run(runs[0])
-
-    load.join = thread.join  # type: ignore[attr-defined]
-    yield load
+    yield thread
     thread.join()
     rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
 
 
-def newest(since: pd.Timestamp) -> str | None:
-    found = pages.overview(flow="views test").flow_runs
-    found = found[found["submitted"] >= since]
-    return None if found.empty else found["flow_run_id"].iloc[0]
-
-
-def test_a_run_is_shown_while_it_runs_and_as_it_was(live: Callable[[], pages.Run]) -> None:
+def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread) -> None:
+    eventually(lambda: len(pages.overview(flow="views test", state=["Running"]).flow_runs))
+    run = pages.overview(flow="views test", state=["Running"]).flow_runs["flow_run_id"].iloc[0]
+    early = pages.run(run)
+    assert early.flow_run["state"] == "Running" and early.reason is None
     said: set[str] = set()
 
-    def both_seen() -> bool:
-        page = live()
+    def heard(beginning: str) -> bool:
+        page = pages.run(run)
         waiting = [reasons.why(row, page.limits, page.task_runs) for _, row in page.task_runs.iterrows()]
         said.update(reason for reason in waiting if reason)
-        return any("2 of the 2 slots" in reason for reason in said)
+        return any(reason.startswith(beginning) for reason in said)
 
-    eventually(both_seen)
-    early = live()
-    assert early.flow_run["state"] == "Running" and early.reason is None
-    assert pages.overview(flow="views test").states["runs"].sum() >= 1
-    eventually(lambda: bool(both_seen()) and any(reason.startswith("Attempt 1 failed") for reason in said))
-    live.join()
-    page = live()
-    assert any(f"2 of the 2 slots of the tag '{TAG}' are taken: " in reason for reason in said)
-    assert any(reason.startswith("It needs the result of ") for reason in said), said
-    refreshed = pages.refresh_run(early)
+    for beginning in (
+        f"2 of the 2 slots of the tag '{TAG}' are taken: ",
+        "It needs the result of ",
+        "Attempt 1 failed",
+    ):
+        eventually(lambda beginning=beginning: heard(beginning))
+    running.join()
+    # The server hears of a task run's end a moment later.
+    eventually(lambda: pages.run(run).task_runs["ended"].notna().all())
+    page, refreshed = pages.run(run), pages.refresh_run(early)
     for name in ("task_runs", "logs"):
         pd.testing.assert_frame_equal(getattr(refreshed, name), getattr(page, name))
     check_against_its_own_times(page)

@@ -1,0 +1,123 @@
+"""What a page of the monitor costs in requests and time, and that the server does the filtering."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import fill
+import pytest
+
+from flows import charts, lab, pages, rest, views
+
+
+@pytest.fixture
+def filled(shared_lab: str) -> Iterator[str]:
+    """The address of the shared lab's database with 500 flow runs of half a day, and one of 450 task runs."""
+    database = lab.status().database
+    assert database is not None
+    fill.fill(database, 500)
+    yield database
+    fill.empty(database)
+
+
+def requests(load: Callable[[], object]) -> int:
+    """How many requests `load` sends."""
+    sent: list[object] = []
+    client = rest._target()[2]
+    client.event_hooks = {"request": [sent.append]}
+    try:
+        load()
+    finally:
+        client.event_hooks = {}
+    return len(sent)
+
+
+def test_the_server_filters(filled: str) -> None:
+    page = pages.overview()
+    assert len(page.flow_runs) == 200 and page.flow_runs["submitted"].is_monotonic_decreasing
+    assert page.states["runs"].sum() >= 500, "the counts are of all runs, not of those on the page"
+    late = pages.overview(state=["Late"]).flow_runs
+    assert late["name"].tolist() == ["eager-lynx-2"]
+    failed = pages.overview(state=["FAILED", "Late"], flow="filled_7")
+    assert set(failed.flow_runs["state"]) == {"Failed"} and set(failed.flow_runs["flow"]) == {"filled_7"}
+    assert len(failed.flow_runs) == failed.states["runs"].sum() == 25
+    assert set(views.failures(failed.flow_runs)["message"].str.slice(0, 34)) == {"Flow run encountered an exception:"}
+    nightly = pages.overview(tag="nightly", text="OTTER", since=timedelta(hours=6)).flow_runs
+    assert 0 < len(nightly) < 40
+    assert nightly["name"].str.contains("otter").all() and all(tags == ["nightly"] for tags in nightly["tags"])
+    assert (page.read_at - nightly["submitted"]).max() <= timedelta(hours=6, minutes=1)
+    whole = pages.overview(since=None)
+    assert whole.start <= page.flow_runs["submitted"].min() and whole.states["runs"].sum() >= 500
+
+
+def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
+    assert requests(pages.overview) <= 6
+    page = pages.overview()
+    assert requests(lambda: pages.refresh(page)) <= 4
+    flow = rest.call("POST", "flows/", {"name": "filled later"})["id"]
+    rest.call("POST", "flow_runs/", {"flow_id": flow, "name": "later", "state": {"type": "PENDING"}})
+    before, page = page, pages.refresh(page)
+    assert page.states["runs"].sum() == before.states["runs"].sum() + 1
+    assert page.flow_runs["name"].iloc[0] == "later" and page.flow_runs["flow"].isna().iloc[0]
+    assert requests(lambda: pages.refresh(page)) <= 4
+    assert pages.refresh(page).flow_runs["flow"].iloc[0] == "filled later"
+    run = page.flow_runs["flow_run_id"].iloc[-1]
+    assert requests(lambda: pages.run(run)) <= 6
+    assert requests(lambda: pages.refresh_run(pages.run(run))) <= 6 + 4
+    wide = fill.fill_wide(filled, 450)
+    assert requests(lambda: pages.run(wide)) <= 6 + 2 + 4  # two pages more, asked for together with those after them
+    loaded = pages.run(wide)
+    assert requests(lambda: pages.refresh_run(loaded)) <= 4
+
+
+@pytest.mark.figures
+def test_ten_times_the_runs_take_no_longer(new_lab: Path) -> None:
+    """The median of 15 loads, in milliseconds, with ten task runs for each flow run, 1,000 flow runs a day."""
+    lab.server()
+    database = lab.status().database
+    assert database is not None
+    medians, have = {}, 0
+    print("\nflow runs | task runs | first page | refresh | first page, all runs | seconds to fill", end="")
+    for runs in (1_000, 10_000, 100_000):
+        began = time.monotonic()
+        fill.fill(database, runs, have)
+        took, have = time.monotonic() - began, runs
+        page = pages.overview()
+        assert len(page.flow_runs) == 200 and page.states["runs"].sum() >= 990
+        assert requests(pages.overview) <= 6 and requests(lambda page=page: pages.refresh(page)) <= 4
+        everything = median(lambda: pages.overview(since=None))
+        medians[runs] = median(pages.overview), median(lambda page=page: pages.refresh(page))
+        first, refresh = medians[runs]
+        row = f"{runs:,} | {runs * fill.TASKS:,} | {first:.0f} | {refresh:.0f} | {everything:.0f} | {took:.0f}"
+        print(f"\n{row}", end="")
+    for page in range(2):
+        assert medians[100_000][page] < 2 * medians[1_000][page]
+
+
+@pytest.mark.figures
+def test_a_run_with_two_thousand_tasks(shared_lab: str) -> None:
+    database = lab.status().database
+    assert database is not None
+    run = fill.fill_wide(database, 2000)
+    page = pages.run(run)
+    assert len(page.task_runs) == 2000
+
+    def drawn() -> str:
+        return charts.run(page.task_runs, views.concurrency(page.task_runs, page.read_at), 3).to_json()
+
+    loads, refreshes = median(lambda: pages.run(run)), median(lambda: pages.refresh_run(page))
+    print(f"\n2,000 task runs: loaded in {loads:.0f} ms, refreshed in {refreshes:.0f}, drawn in {median(drawn):.0f} ms")
+    assert refreshes < loads / 2
+    fill.empty(database)
+
+
+def median(load: Callable[[], object], times: int = 15) -> float:
+    load()
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        load()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken) * 1000

@@ -1,0 +1,253 @@
+"""The client of the REST API: pages, repeats, refusals, and what it says when the server does not do as asked."""
+
+import asyncio
+import http.server
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+
+import httpx
+import pytest
+from conftest import forget_servers
+from fill import empty, fill_wide
+
+from flows import endpoints, filters, lab, limits, pages, rest
+from flows.rest import Request
+from flows.settings import CannotRun
+
+Reply = tuple[int, dict[str, str], str] | None
+
+
+class Scripted(http.server.ThreadingHTTPServer):
+    """A server that answers as it is told, one reply after the other, the last one for ever; None hangs up."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
+        self.heard: list[tuple[float, str]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Scripted
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        heard = self.server.heard
+        heard.append((time.monotonic(), f"{self.command} {self.path}"))
+        reply = self.server.replies[min(len(heard), len(self.server.replies)) - 1]
+        if reply is None:
+            self.close_connection = True
+            return
+        status, headers, body = reply
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body.encode()))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    do_POST = do_PATCH = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    forget_servers(monkeypatch)
+    server = Scripted()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+OK = (200, {}, "[]")
+READ = Request("POST", "flow_runs/filter", {})
+
+
+def gaps(server: Scripted) -> list[float]:
+    times = [time for time, _ in server.heard]
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+@pytest.mark.parametrize("status", [429, 423])
+def test_it_waits_as_long_as_the_server_asks(scripted: Scripted, status: int) -> None:
+    date = formatdate(time.time() + 2, usegmt=True)
+    waits = ["0.3", "1", date, None]
+    scripted.replies = [(status, {"Retry-After": wait} if wait else {}, "") for wait in waits] + [OK]
+    assert rest.send(READ) == []
+    short, second, until, unsaid = gaps(scripted)
+    assert 0.3 <= short < second and second >= 1 and unsaid >= 1
+    assert 0 <= until < 2, "the date was two seconds away before the first two waits"
+
+
+def test_it_does_not_wait_for_minutes(scripted: Scripted) -> None:
+    scripted.replies = [(429, {"Retry-After": "3600"}, '{"detail": "slow down"}')]
+    with pytest.raises(CannotRun, match=r"answers 429: slow down. It is busy; try again in 3600 s"):
+        rest.send(READ)
+    assert len(scripted.heard) == 1
+
+
+@pytest.mark.parametrize("failure", [(503, {}, ""), None])
+def test_a_read_is_repeated_and_what_creates_is_not(scripted: Scripted, failure: Reply) -> None:
+    scripted.replies = [failure, failure, OK]
+    assert rest.send(READ) == [] and len(scripted.heard) == 3
+    scripted.heard.clear()
+    assert rest.call("POST", "flow_runs/a/set_state", {}) == [] and len(scripted.heard) == 3
+    for creation in (endpoints.create_flow_run("a", {}), Request("POST", "flows/", {})):
+        scripted.heard.clear()
+        with pytest.raises(CannotRun):
+            rest.send(creation)
+        assert len(scripted.heard) == 1
+    scripted.heard.clear()
+    scripted.replies = [failure]
+    with pytest.raises(CannotRun, match=r"answers 503|No server answers"):
+        rest.send(READ)
+    assert 2 < len(scripted.heard) < 20, "it gives up"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ((401, {}, '{"exception_message": "Unauthorized"}'), "refuses the credentials (401: Unauthorized)"),
+        ((502, {}, "<html>Bad gateway</html>"), "answers 502 with something else than JSON. Is it a Prefect server's"),
+        ((307, {"Location": "https://elsewhere/api"}, ""), "points to https://elsewhere/api. Correct the path"),
+        ((500, {}, '{"exception_message": "Internal Server Error"}'), "answers 500: Internal Server Error. The server"),
+        ((200, {}, "<script>"), "answers 200 with something else than JSON"),
+        ((409, {}, '["odd"]'), "answers 409: odd."),
+    ],
+)
+def test_a_refusal_names_the_address_the_reason_and_the_next_step(scripted: Scripted, reply: Reply, said: str) -> None:
+    scripted.replies = [reply]
+    with pytest.raises(CannotRun) as caught:
+        rest.call("GET", "flow_runs/a", missing_ok=True)
+    message = str(caught.value)
+    assert message.startswith(f"http://127.0.0.1:{scripted.server_port}/api/flow_runs/a ")
+    assert said in message and "<" not in message and "\n" not in message
+
+
+def test_a_server_that_hangs_or_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_servers(monkeypatch)
+    hangs = Scripted()  # it listens, and nobody serves
+    impatient = httpx.Client(timeout=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rest, "_client", lambda *_: impatient)
+        patch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{hangs.server_port}/api")
+        with pytest.raises(CannotRun, match=r"/api/health timed out\. Is it overloaded, or stopped\?"):
+            rest.send(endpoints.health())
+    hangs.server_close()
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(CannotRun, match=r"No server answers at http://127\.0\.0\.1:9/api/health"):
+        rest.send(endpoints.health())
+
+
+def test_a_typo_in_a_filter_is_refused_before_the_server_ignores_it(shared_lab: str) -> None:
+    for path in ("flow_runs/filter", "/flow_runs/count", "v2/concurrency_limits/filter", "flow_runs/a/set_state"):
+        with pytest.raises(CannotRun, match="knows no filter 'flow_run'"):
+            rest.call("POST", path, {"flow_run": {}})
+    with pytest.raises(CannotRun, match=r"answers 422: flow_runs.states Extra inputs are not permitted"):
+        rest.call("POST", "flow_runs/filter", {"flow_runs": {"states": {}}})
+
+
+def test_the_keys_are_those_that_the_server_knows(shared_lab: str) -> None:
+    known = httpx.get(shared_lab.removesuffix("/api") + "/openapi.json").json()
+    paths = {path.removeprefix("/api/").lstrip("/"): methods for path, methods in known["paths"].items()}
+    checked = 0
+    for path, methods in paths.items():
+        ending = next((key for key in filters._KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None)
+        if ending and "post" in methods:
+            schema = methods["post"]["requestBody"]["content"]["application/json"]["schema"]
+            while "properties" not in schema:
+                reference = schema.get("$ref") or next(part for part in schema["anyOf"] if "$ref" in part)["$ref"]
+                schema = known["components"]["schemas"][reference.rsplit("/", 1)[1]]
+            assert set(schema["properties"]) == filters._KEYS[ending], path
+            checked += 1
+    assert checked >= len(filters._KEYS)
+
+
+def test_many_rows_come_whole_even_if_the_server_cannot_tell_their_order(shared_lab: str) -> None:
+    database = lab.status().database
+    assert database is not None
+    run = fill_wide(database, 1450)
+    wanted = {f"query_{number}" for number in range(1450)}
+    try:
+        rows = rest.rows(endpoints.task_runs(flow_run=run))
+        assert len(rows) == 1450 and {row["name"] for row in rows} == wanted
+        assert len(rest.rows(endpoints.task_runs(flow_run=run), 300)) == 300
+        assert len(rest.rows(endpoints.task_runs(flow_run=run), start=1300)) == 150
+        page = pages.run(run)
+        assert set(page.task_runs["name"]) == wanted
+        assert len(pages.refresh_run(page).task_runs) == 1450
+    finally:
+        empty(database)
+
+
+def test_a_missing_thing_is_none_where_that_is_asked_for(shared_lab: str) -> None:
+    nobody = "00000000-0000-0000-0000-000000000000"
+    assert rest.send(endpoints.flow_run(nobody)) is None
+    with pytest.raises(
+        CannotRun, match=r"answers 404: Flow run not found\. It was deleted, or it is on another server"
+    ):
+        rest.call("GET", f"flow_runs/{nobody}")
+    with pytest.raises(CannotRun, match=r"has no flow run 0000.* It was deleted, or it is on another server"):
+        pages.run(nobody)
+    with pytest.raises(CannotRun, match="This version of the server has no such endpoint"):
+        rest.call("GET", "nothing/of/the/kind")
+
+
+def test_several_are_read_at_once_in_their_order_where_an_event_loop_runs(shared_lab: str) -> None:
+    async def inside_a_loop() -> list:
+        return rest.gather(
+            [endpoints.health(), endpoints.version(), endpoints.flow_run("0" * 8 + "-0000" * 3 + "-" + "0" * 12)]
+        )
+
+    health, version, nothing = asyncio.run(inside_a_loop())
+    assert (health, version[0], nothing) == (True, "3", None)
+    with pytest.raises(CannotRun, match="nothing"):
+        rest.gather([endpoints.health(), Request("GET", "nothing")])
+    assert rest.gather([]) == []
+
+
+def test_every_endpoint_answers(shared_lab: str) -> None:
+    now = pages._now()
+    answers = rest.gather(
+        [
+            endpoints.flow_runs(flow="a", state=["FAILED", "Late"], tag="b", since=now, text="c"),
+            endpoints.history(start=now - pages._LAG, flow="a", state=["Late"], tag="b", text="c"),
+            endpoints.task_runs(state=["RUNNING"], tag="a", ids=[]),
+            endpoints.task_runs(changed_since=now),
+            endpoints.task_runs(or_started_since=now, ids=[]),
+            endpoints.logs(since=now, level=30),
+            endpoints.flows(ids=[]),
+            endpoints.deployments(),
+            endpoints.workers("a / b"),
+        ]
+    )
+    assert [answer for answer in answers if answer] == [answers[1]]
+    assert [pool["name"] for pool in rest.send(endpoints.work_pools())] == ["flows"]
+    assert {limit["tag"] for limit in rest.send(endpoints.limits())} >= {limits.TAG}
+    assert f"tag:{limits.TAG}" in {limit["name"] for limit in rest.send(endpoints.counters())}
+
+
+def test_the_connections_are_reused_and_follow_the_environment(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = rest._target()
+    assert rest._target()[2] is first[2] and first[1] == {}
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_another")
+    assert rest._target()[1] == {"Authorization": "Bearer pnu_another"}
+    monkeypatch.setenv("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true")
+    assert rest._target()[2] is not first[2]
+
+
+def test_json_is_what_is_sent(scripted: Scripted) -> None:
+    scripted.replies = [(200, {}, json.dumps({"a": "ü"}))]
+    assert rest.call("PATCH", "/v2/concurrency_limits/tag:a", {"active_slots": 0}) == {"a": "ü"}
+    assert scripted.heard[0][1] == "PATCH /api/v2/concurrency_limits/tag:a"
