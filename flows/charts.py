@@ -24,11 +24,13 @@ COLOURS = {
 }
 WIDTH = 640
 Drawn = TypeVar("Drawn", bound=alt.TopLevelMixin)
+_CLOCK = "hours(datum.value) + minutes(datum.value) + seconds(datum.value) ? timeFormat(datum.value, '%H:%M')"
+_CLOCK += " : timeFormat(datum.value, '%d %b')"
 _LABELLED = 60  # so many rows have room for their names
 
 
 def timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
-    """TASK_RUNS, a line each: a grey bar while it waits, a blue one while it runs; red if it failed or crashed."""
+    """TASK_RUNS, a line each, by their start: grey while it waits, blue while it runs, red if it failed or crashed."""
     return _styled(_timeline(task_runs))
 
 
@@ -49,7 +51,7 @@ def states(counts: pd.DataFrame) -> alt.Chart:
     """STATES over time: a stacked bar for each interval, the time being the viewer's."""
     kinds = [kind for kind in COLOURS if kind in set(counts["state_type"])]
     colour = alt.Color("state_type:N").scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]).title(None)
-    x = alt.X("time:T").bin("binned").title("due (your local time)")
+    x = alt.X("time:T").bin("binned").title("due (your local time)").axis(labelExpr=_CLOCK)
     y = alt.Y("runs:Q").title("flow runs").axis(tickMinStep=1, format="d")
     tooltip = [alt.Tooltip("state:N"), alt.Tooltip("runs:Q"), alt.Tooltip("time:T").format("%Y-%m-%d %H:%M:%S")]
     chart = alt.Chart(counts).mark_bar().encode(x, x2="until", y=y, color=colour.legend(orient="top"), tooltip=tooltip)
@@ -109,7 +111,7 @@ def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("started:T").format("%Y-%m-%d %H:%M:%S"),
         alt.Tooltip("message:N"),
     ]
-    kinds, colours = ["waits", "runs or ran", "failed"], [WAITING, COLOURS["RUNNING"], COLOURS["FAILED"]]
+    kinds, colours = ["waits", "runs", "failed"], [WAITING, COLOURS["RUNNING"], COLOURS["FAILED"]]
     colour = alt.Color("kind:N").scale(domain=kinds, range=colours).title(None).legend(orient="top")
     base = alt.Chart(rows).encode(y=y, tooltip=tooltip)
     waits = base.transform_calculate(kind="'waits'").mark_bar(height=_thickness(few, 0.35)).encode(x, x2="started_at")
@@ -141,10 +143,10 @@ def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp | 
 
 def _elapsed(task_runs: pd.DataFrame) -> pd.DataFrame:
     """What the timeline draws, in seconds since the first submission; `ended_at` is missing for what never began."""
-    rows = _labelled(task_runs)
+    rows = _labelled(task_runs.sort_values(["started", "submitted"]))
     submitted = _seconds(rows["submitted"], rows["submitted"].min())
     began = submitted + rows["waited_seconds"]
-    kind = rows["state_type"].isin(["FAILED", "CRASHED"]).map({True: "failed", False: "runs or ran"})
+    kind = rows["state_type"].isin(["FAILED", "CRASHED"]).map({True: "failed", False: "runs"})
     kept = rows[["label", "state", "started", "waited_seconds", "ran_seconds", "message"]]
     times = {"submitted_at": submitted, "started_at": began, "ended_at": began + rows["ran_seconds"]}
     return kept.assign(kind=kind, **{name: time.round(3) for name, time in times.items()})

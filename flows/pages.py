@@ -42,12 +42,14 @@ class Overview:
 class Run:
     """A flow run's page: its row of FLOW_RUNS, its task runs, its first log lines, and the limits as they are now.
 
-    `reason` says why it waits, None if it does not.
+    `reason` says why it waits, None if it does not. `until` is when it was read, or ended: its task runs that have not
+    ended are taken to go on until then, and no longer.
     """
 
     version: str | None
     flow: Mapping[str, str]
     read_at: pd.Timestamp
+    until: pd.Timestamp
     flow_run: pd.Series
     task_runs: pd.DataFrame
     logs: pd.DataFrame
@@ -115,8 +117,9 @@ def run(flow_run_id: str) -> Run:
     flow = {flow["id"]: flow["name"] for flow in flows}
     row = views.flow_runs([found], flow, now).iloc[0]
     workers = rest.send(endpoints.workers(row["work_pool"])) if _waits_for_worker(row) else None
-    frame = views.task_runs(tasks, _until(row, now))
-    return _reasoned(Run(version, flow, now, row, frame, views.logs(lines), frame, None), counted, workers)
+    until = _until(row, now)
+    frame = views.task_runs(tasks, until)
+    return _reasoned(Run(version, flow, now, until, row, frame, views.logs(lines), frame, None), counted, workers)
 
 
 def refresh_run(page: Run) -> Run:
@@ -141,7 +144,8 @@ def refresh_run(page: Run) -> Run:
     more = views.logs(lines)
     more = more[~more["log_id"].isin(page.logs["log_id"])]
     seen = pd.concat([page.logs, more], ignore_index=True) if len(more) else page.logs
-    page = replace(page, read_at=now, flow_run=row, task_runs=views.timed(frame, _until(row, now)), logs=seen)
+    until = _until(row, now)
+    page = replace(page, read_at=now, until=until, flow_run=row, task_runs=views.timed(frame, until), logs=seen)
     return _reasoned(page, counted, workers)
 
 

@@ -95,15 +95,17 @@ def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """STEPS: how many of `task_runs` run from each `time` on, until the next one; the last row is at the last end.
+    """STEPS: how many of `task_runs` run from each `time` on; the last row is `now` if some still run.
 
-    One that has not ended runs until `now`. One may start as another ends.
+    One may start as another ends.
     """
     ran = task_runs[task_runs["started"].notna()]
     if ran.empty:
         return _frame([], STEPS)
-    ends = ran["ended"].fillna(now).clip(lower=ran["started"])
-    changes = pd.concat([pd.Series(1, index=ran["started"]), pd.Series(-1, index=ends)])
+    ended = ran[ran["ended"].notna()]
+    still = pd.DatetimeIndex([now] if len(ended) < len(ran) else [], tz="UTC")
+    steps = (1, ran["started"]), (-1, ended["ended"].clip(lower=ended["started"])), (0, still)
+    changes = pd.concat([pd.Series(change, index=times) for change, times in steps])
     running = changes.groupby(level=0).sum().cumsum()
     return _frame([{"time": time, "running": count} for time, count in running.items()], STEPS)
 

@@ -23,7 +23,7 @@ def main() -> int:
     page = pages.run(arguments.run or _newest())
     limit = limits.read()
     task_runs = views.tagged(page.task_runs, limits.TAG)
-    steps = views.concurrency(task_runs, page.read_at)
+    steps = views.concurrency(task_runs, page.until)
     chart = charts.run(task_runs, steps, limit.limit if limit else None)
     arguments.out.write_text(vl_convert.vegalite_to_svg(chart.to_json()))
     print(f"{arguments.out}: {chart.description}")

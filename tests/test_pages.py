@@ -105,7 +105,7 @@ def test_a_run_with_two_thousand_tasks(shared_lab: str) -> None:
     assert len(page.task_runs) == 2000
 
     def drawn() -> str:
-        return charts.run(page.task_runs, views.concurrency(page.task_runs, page.read_at), 3).to_json()
+        return charts.run(page.task_runs, views.concurrency(page.task_runs, page.until), 3).to_json()
 
     loads, refreshes = median(lambda: pages.run(run)), median(lambda: pages.refresh_run(page))
     print(f"\n2,000 task runs: loaded in {loads:.0f} ms, refreshed in {refreshes:.0f}, drawn in {median(drawn):.0f} ms")
