@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from flows import settings
-from flows.settings import CannotRun
+from flows.settings import CannotRun, Refused
 
 CLOUD = "https://api.prefect.cloud/"
 _ADDED = "FLOWS_ADDED_AUTHORIZATION"  # set where `use`, not the user, wrote the header into the custom headers
@@ -26,11 +26,11 @@ def header() -> dict[str, str]:
     """The `Authorization` header that the Prefect client would send, or nothing for an open server.
 
     As in Prefect's own client, PREFECT_CLIENT_CUSTOM_HEADERS wins over Basic (PREFECT_API_AUTH_STRING), and Basic over
-    Bearer (PREFECT_API_KEY). Raises CannotRun for credentials that no server can accept.
+    Bearer (PREFECT_API_KEY). Raises Refused for credentials that no server can accept.
     """
     wrong = flaw()
     if wrong:
-        raise CannotRun(wrong)
+        raise Refused(wrong)
     known = settings.read()
     custom = _custom()
     if "Authorization" in custom and not os.environ.get(_ADDED):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from flows.settings import CannotRun
+from flows.settings import CannotRun, Refused
 
 
 class Arguments(argparse.ArgumentParser):
@@ -30,12 +30,15 @@ def print_json(answer: Mapping[str, Any]) -> None:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line where it cannot run."""
+    """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line where it cannot run.
+
+    Credentials that the server refuses are a no.
+    """
     try:
         code = main()
     except CannotRun as error:
         print(" ".join(str(error).split()), file=sys.stderr)
-        code = 2
+        code = 1 if isinstance(error, Refused) else 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = 1

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from flows import auth, filters, lab, settings
-from flows.settings import CannotRun
+from flows.settings import CannotRun, Refused
 
 PAGE = 200  # the most rows that the server gives at once
 PATIENCE = 30  # seconds that a request is repeated for, where the server asks for that
@@ -41,8 +41,8 @@ def api_url() -> str:
 def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
     """The answer to one request, decoded from JSON; None where it is empty, or for a 404 if that is `missing_ok`.
 
-    Raises CannotRun, with the cause and the next step, where the server cannot be reached or says no, and for a key
-    in `body` that the endpoint does not know: the server would ignore it, and answer with everything.
+    Raises CannotRun, with the cause and the next step, where the server cannot be reached or says no (Refused for the
+    credentials), and for a key in `body` that the endpoint does not know, which the server would ignore.
     """
     return send(Request(method, path, body, missing_ok))
 
@@ -126,7 +126,7 @@ def _answer(request: Request, base: str, header: dict[str, str], client: httpx.C
         return said
     if answer.status_code == 404 and request.missing_ok:
         return None
-    raise CannotRun(_refusal(url, answer, said))
+    raise (Refused if answer.status_code in (401, 403) else CannotRun)(_refusal(url, answer, said))
 
 
 def _refusal(url: str, answer: httpx.Response, said: Any) -> str:

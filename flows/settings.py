@@ -20,6 +20,10 @@ class CannotRun(Exception):
     """What was asked for cannot be done. The message names the cause and the next step; commands exit with 2."""
 
 
+class Refused(CannotRun):
+    """The server refuses the credentials, or would: commands exit with 1."""
+
+
 class Settings(BaseSettings):
     """One field for each variable; empty means unset."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,27 @@ import pytest
 
 from flows import lab, limits, settings
 
-VARIABLES = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "FLOWS_LAB_API_URL", "FLOWS_PG_BIN")
+VARIABLES = (
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_SSL_CERT_FILE",
+    "PREFECT_CLIENT_CUSTOM_HEADERS",
+    "FLOWS_ADDED_AUTHORIZATION",
+    "FLOWS_LAB_API_URL",
+    "FLOWS_PG_BIN",
+)
 FLOW, LAB = "flows/prefect_flow.py", "scripts/lab.py"
 LIMIT = "scripts/setup_concurrency_limit.py"
 
 
 def pytest_configure() -> None:
     """Keep the tests away from the user's own servers."""
-    named = settings.Settings()
     for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR"):
         os.environ.pop(name, None)
     if settings.Settings().prefect_api_url or settings.Settings().warehouse_url:
-        pytest.exit(f".env names {named.prefect_api_url or 'a warehouse'}; move .env away while the tests run.", 2)
+        named = settings.origin("PREFECT_API_URL") or settings.origin("WAREHOUSE_URL")
+        pytest.exit(f"{named} names a server; move that away while the tests run.", 2)
 
 
 def start(program: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
@@ -101,6 +111,14 @@ def forget_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Torn down last, since it is set up first. pytest itself would keep the folder of a whole session."""
+    folder = tmp_path_factory.getbasetemp()
+    yield
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
