@@ -11,6 +11,7 @@ from flows import settings
 from flows.settings import CannotRun
 
 FIRST = "first"
+_ENTRY = re.compile(r"# ([A-Za-z0-9-]+)\nBearer ([\w.~+/=-]+)\n", re.ASCII)
 
 
 def auth_string() -> SecretStr:
@@ -22,33 +23,38 @@ def auth_string() -> SecretStr:
 
 
 def bearer() -> dict[str, SecretStr]:
-    """The keys that the lab's gateway knows, by the name of their holder; one to begin with."""
+    """The keys that the lab's gateway lets in, by the name of their holder; one to begin with.
+
+    Raises CannotRun for a file (`bearer_file`) that was changed by hand to what cannot be meant.
+    """
     file = bearer_file()
     if not file.exists():
-        _write(file, f"pnu_{secrets.token_urlsafe(27)} {FIRST}\n")
-    lines = [line.split() for line in file.read_text().splitlines()]
-    for line in lines:
-        if len(line) != 2 or not re.fullmatch(r"[\w.~+/=-]+", line[0], re.ASCII) or not _is_name(line[1]):
-            raise CannotRun(f"{file} has a line that is not a key, a space and a name. Correct it, or delete the file.")
-    return {name: SecretStr(key) for key, name in lines}
+        _keep({FIRST: _new()})
+    text = file.read_text()
+    if not re.fullmatch(f"({_ENTRY.pattern})*", text, re.ASCII):
+        raise CannotRun(f"{file} is not a line `# NAME` and a line `Bearer KEY` for each key. Correct or delete it.")
+    return {name: SecretStr(key) for name, key in _ENTRY.findall(text)}
 
 
 def issue(name: str) -> SecretStr:
-    """A new key for `name`, in place of the one it had. The gateway knows it once `lab.up()` was called."""
-    if not _is_name(name):
+    """A new key for `name`, in place of the one it had. The gateway lets it in from now on."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name):
         raise CannotRun(f"{name!r} cannot name a key's holder. Use letters, digits and - only.")
-    key = SecretStr(f"pnu_{secrets.token_urlsafe(27)}")
+    key = _new()
     _keep(bearer() | {name: key})
     return key
 
 
 def revoke(name: str) -> None:
-    """Forget the key of `name`. The gateway refuses it once `lab.up()` was called."""
-    _keep({holder: key for holder, key in bearer().items() if holder != name})
+    """Forget the key of `name`. The gateway refuses it from now on. Raises CannotRun where there is no such holder."""
+    known = bearer()
+    if name not in known:
+        raise CannotRun(f"Nobody called {name!r} has a key. Those who have: {', '.join(known) or 'nobody'}.")
+    _keep({holder: key for holder, key in known.items() if holder != name})
 
 
 def bearer_file() -> Path:
-    """The file that `bearer` reads: a line for each key, with its holder's name behind it."""
+    """The file that the gateway reads: for each key a line `# NAME` and a line `Bearer KEY`."""
     return _file("keys")
 
 
@@ -57,12 +63,12 @@ def auth_string_file() -> Path:
     return _file("auth_string")
 
 
-def _is_name(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9-]+", name) is not None
+def _new() -> SecretStr:
+    return SecretStr(f"pnu_{secrets.token_urlsafe(27)}")
 
 
 def _keep(known: dict[str, SecretStr]) -> None:
-    _write(bearer_file(), "".join(f"{key.get_secret_value()} {name}\n" for name, key in known.items()))
+    _write(bearer_file(), "".join(f"# {name}\nBearer {key.get_secret_value()}\n" for name, key in known.items()))
 
 
 def _file(name: str) -> Path:

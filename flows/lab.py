@@ -70,7 +70,7 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
     """Start what is down, repair what has crashed, and return the lab once all of it answers.
 
     `auth` says how callers are checked: "none"; "basic", by the server itself; "gateway", by bearer keys (flows.keys),
-    with `https` over TLS. None leaves that as it was, "none" on a new lab. The keys are read again at each call.
+    with `https` over TLS. None leaves that as it was, "none" on a new lab.
     """
     with state.held() as folder:
         before = state.read(folder)
@@ -79,9 +79,6 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         _start_postgres(folder)
         if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
             _start_server(folder, auth, https)
-        elif auth == "gateway":
-            mark, log = state.marks(folder)["gateway"], folder / "logs" / "gateway.log"
-            gateway.reload(folder / "gateway", log, mark, before["api_url"], _socket(folder), keys.bearer())
         return _describe(folder)
 
 
@@ -144,7 +141,8 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
     marks = {"postgres": before["marks"]["postgres"], "prefect": mark}
     if socket is not None:
         log = folder / "logs" / "gateway.log"
-        marks["gateway"] = gateway.start(folder / "gateway", log, url, socket, keys.bearer())
+        keys.bearer()  # makes the first one
+        marks["gateway"] = gateway.start(folder / "gateway", log, url, socket, keys.bearer_file())
     facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version("prefect")}
     state.write(folder, facts | {"marks": marks})
 

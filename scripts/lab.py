@@ -50,7 +50,8 @@ def _exports(found: lab.Lab) -> list[str]:
     if found.auth == "basic":
         exports.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(keys.auth_string_file()))})"')
     if found.auth == "gateway":
-        exports.append(f'PREFECT_API_KEY="$(head -n 1 {shlex.quote(str(keys.bearer_file()))} | cut -d " " -f 1)"')
+        first = "'/^Bearer/ {print $2; exit}'"
+        exports.append(f'PREFECT_API_KEY="$(awk {first} {shlex.quote(str(keys.bearer_file()))})"')
         # For Prefect's own commands: they send the key with requests, and not when they open a WebSocket.
         exports.append('PREFECT_CLIENT_CUSTOM_HEADERS="{\\"Authorization\\": \\"Bearer $PREFECT_API_KEY\\"}"')
     if str(found.api_url).startswith("https:"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import statistics
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 from conftest import FLOW, answer, processes_below, run
 
-from flows import lab, limits, measures, prefect_flow
+from flows import keys, lab, limits, measures, prefect_flow
 
 
 @pytest.mark.figures
@@ -46,3 +47,28 @@ def test_twenty_runs_keep_the_limit(shared_lab: str) -> None:
     print(f"\npeaks {peaks}; wall {min(walls):.1f} to {max(walls):.1f} s; at most {attempts} attempt a query")
     assert peaks == [3] * 20
     assert attempts == 1
+
+
+@pytest.mark.figures
+def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
+    """The same server, asked through the gateway and on the socket behind it, in turns."""
+    url = lab.up("gateway").api_url
+    by_socket = httpx.HTTPTransport(uds=str(lab._socket(new_lab)))
+    header = {"Authorization": f"Bearer {keys.bearer()[keys.FIRST].get_secret_value()}"}
+    taken: dict[str, list[float]] = {"through the gateway": [], "past it": []}
+    with (
+        httpx.Client(base_url=str(url), headers=header) as through,
+        httpx.Client(base_url=str(url), transport=by_socket) as past,
+    ):
+        for turn in range(550):
+            for way, client in zip(taken, (through, past), strict=True):
+                called = time.perf_counter()
+                assert client.get("/health").status_code == 200
+                if turn >= 50:  # the first ones warm up
+                    taken[way].append(1000 * (time.perf_counter() - called))
+    medians = {way: statistics.median(times) for way, times in taken.items()}
+    added = medians["through the gateway"] - medians["past it"]
+    print(
+        "\n" + ", ".join(f"{way} {median:.2f} ms" for way, median in medians.items()), f"(median of 500), +{added:.2f}"
+    )
+    assert medians["through the gateway"] < 10 * medians["past it"]
