@@ -1,6 +1,6 @@
 """Draw a run of the main job as docs/run.svg: its timeline, and its concurrency against the limit.
 
-    python scripts/draw_run.py [--run ID] [--out FILE]
+    python scripts/draw_run.py [--run ID] [--tag TAG] [--out FILE]
 
 Without --run it is the newest completed run of `main_etl` on the server in use.
 """
@@ -18,11 +18,12 @@ def main() -> int:
     """Draw the picture, and print the sentence that says what is in it."""
     parser = commands.Arguments(description="Draw a run's timeline and its concurrency as SVG.")
     parser.add_argument("--run", help="the flow run's id (default: the newest completed one)")
+    parser.add_argument("--tag", default=limits.TAG, help=f"of which task runs (default {limits.TAG})")
     parser.add_argument("--out", type=Path, default=settings.PROJECT / "docs" / "run.svg", help="the file to write")
     arguments: argparse.Namespace = parser.parse_args()
     page = pages.run(arguments.run or _newest())
-    limit = limits.read()
-    task_runs = views.tagged(page.task_runs, limits.TAG)
+    limit = limits.read(arguments.tag)
+    task_runs = views.tagged(page.task_runs, arguments.tag)
     steps = views.concurrency(task_runs, page.until)
     chart = charts.run(task_runs, steps, limit.limit if limit else None)
     arguments.out.write_text(vl_convert.vegalite_to_svg(chart.to_json()))

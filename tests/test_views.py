@@ -3,16 +3,18 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import vl_convert
-from conftest import eventually
+from conftest import eventually, refused, run
 from prefect import flow, task
 
 from flows import charts, limits, measures, pages, reasons, rest, views
 
 TAG = "views-test"
+DRAW = "scripts/draw_run.py"
 HOSTILE = [
     "<script>alert(1)</script>",
     "emoji 🦊 and שלום",
@@ -63,15 +65,15 @@ def running(shared_lab: str) -> Iterator[threading.Thread]:
     rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
 
 
-def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread) -> None:
+def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, tmp_path: Path) -> None:
     eventually(lambda: len(pages.overview(flow="views test", state=["Running"]).flow_runs))
-    run = pages.overview(flow="views test", state=["Running"]).flow_runs["flow_run_id"].iloc[0]
-    early = pages.run(run)
+    id_ = pages.overview(flow="views test", state=["Running"]).flow_runs["flow_run_id"].iloc[0]
+    early = pages.run(id_)
     assert early.flow_run["state"] == "Running" and early.reason is None
     said: set[str] = set()
 
     def heard(beginning: str) -> bool:
-        page = pages.run(run)
+        page = pages.run(id_)
         waiting = [reasons.why(row, page.limits, page.task_runs) for _, row in page.task_runs.iterrows()]
         said.update(reason for reason in waiting if reason)
         return any(reason.startswith(beginning) for reason in said)
@@ -84,13 +86,16 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread) -
         eventually(lambda beginning=beginning: heard(beginning))
     running.join()
     # The server hears of a task run's end a moment later.
-    eventually(lambda: pages.run(run).task_runs["ended"].notna().all())
-    page, refreshed = pages.run(run), pages.refresh_run(early)
+    eventually(lambda: pages.run(id_).task_runs["ended"].notna().all())
+    page, refreshed = pages.run(id_), pages.refresh_run(early)
     for name in ("task_runs", "logs"):
         pd.testing.assert_frame_equal(getattr(refreshed, name), getattr(page, name))
     check_against_its_own_times(page)
     check_failures(page)
     check_charts(page)
+    picture = tmp_path / "run.svg"
+    drawn = run(DRAW, "--run", id_, "--tag", TAG, "--out", str(picture))
+    assert "Timeline of" in drawn.stdout and picture.read_text().startswith("<svg"), drawn.stderr
 
 
 def check_against_its_own_times(page: pages.Run) -> None:
@@ -165,11 +170,16 @@ def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_la
         assert vl_convert.vegalite_to_svg(chart.to_json())
 
 
+def test_a_run_that_is_not_there_is_not_drawn(shared_lab: str) -> None:
+    assert "has no flow run" in refused(run(DRAW, "--run", "00000000-0000-0000-0000-000000000000"))
+
+
 def test_one_may_start_as_another_ends() -> None:
     now = pd.Timestamp("2026-01-01T00:00:09Z")
     times = [("00", "02"), ("02", "03"), ("02", None), (None, None)]
     runs = [
-        run(start and f"2026-01-01T00:00:{start}Z", end and f"2026-01-01T00:00:{end}+00:00") for start, end in times
+        task_run(start and f"2026-01-01T00:00:{start}Z", end and f"2026-01-01T00:00:{end}+00:00")
+        for start, end in times
     ]
     steps = views.concurrency(views.task_runs(runs, now), now)
     assert [(f"{row.time:%S}", row.running) for row in steps.itertuples()] == [
@@ -182,7 +192,7 @@ def test_one_may_start_as_another_ends() -> None:
     assert views.held(steps, None) == "There is no limit; up to 2 ran at once."
 
 
-def run(started: str | None, ended: str | None) -> dict:
+def task_run(started: str | None, ended: str | None) -> dict:
     first = dict.fromkeys(("id", "flow_run_id", "name", "created"), "a") | {
         "expected_start_time": "2026-01-01T00:00:00Z"
     }
@@ -197,7 +207,7 @@ def test_a_counted_slot_that_nobody_holds_is_seen(shared_lab: str) -> None:
         row = pages.limits().set_index("tag").loc[TAG]
         assert (row["limit"], row["taken"], row["held"], row["holders"]) == (2, 2, 0, [])
         waits = views.task_runs(
-            [run(None, None) | {"state_name": "Pending", "state_type": "PENDING", "tags": [TAG]}], now()
+            [task_run(None, None) | {"state_name": "Pending", "state_type": "PENDING", "tags": [TAG]}], now()
         )
         assert reasons.why(waits.iloc[0], pages.limits(), waits) == (
             f"2 of the 2 slots of the tag '{TAG}' are taken: 2 by nobody known; if that lasts, reset the limit."
