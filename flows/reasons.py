@@ -43,7 +43,9 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame) -> str | None:
         return None
     full = limited[limited["taken"] >= limited["limit"]]
     if full.empty:
-        return f"The tag {limited['tag'].iloc[0]!r} has a free slot. It asks again soon; on Prefect 2 after 30 seconds."
+        return (
+            f"The tag {limited['tag'].iloc[0]!r} has a free slot: it starts once it asks again (Prefect 2: every 30 s)."
+        )
     limit = full.iloc[0]
     said = f"{limit['taken']} of the {limit['limit']} slots of the tag {limit['tag']!r} are taken"
     nobody = limit["taken"] - limit["held"]

@@ -71,7 +71,7 @@ def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> lis
     They are counted from 0: those from `start` on, and none from `at_most` on. Runs come in the order of their ids,
     whatever `sort` says: of rows that are equal in the sort, the server may leave out some between two pages.
     """
-    if request.path in ("flow_runs/filter", "task_runs/filter"):
+    if request.path.strip("/") in ("flow_runs/filter", "task_runs/filter"):
         request = request._replace(body={**(request.body or {}), "sort": "ID_DESC"})
     found: dict[str, dict[str, Any]] = {}
     for page in _pages(request, start, at_most):
