@@ -136,13 +136,17 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
     address = postgres.url(folder / "postgres", prefect_server.database(), "prefect")
     socket = _socket(folder) if auth == "gateway" else None
     basic = keys.auth_string() if auth == "basic" else None
-    log = folder / "logs" / "prefect-server.log"
-    mark = prefect_server.start(folder / "prefect", log, address, url, socket=socket, auth_string=basic)
-    marks = {"postgres": before["marks"]["postgres"], "prefect": mark}
+    logs, marks = folder / "logs", {"postgres": before["marks"]["postgres"]}
     if socket is not None:
-        log = folder / "logs" / "gateway.log"
         keys.bearer()  # makes the first one
-        marks["gateway"] = gateway.start(folder / "gateway", log, url, socket, keys.bearer_file())
+        # First, since the port that was just found free is its.
+        marks["gateway"] = gateway.start(folder / "gateway", logs / "gateway.log", url, socket, keys.bearer_file())
+    log = logs / "prefect-server.log"
+    try:
+        marks["prefect"] = prefect_server.start(folder / "prefect", log, address, url, socket=socket, auth_string=basic)
+    except CannotRun:
+        _stop_server(folder)
+        raise
     facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version("prefect")}
     state.write(folder, facts | {"marks": marks})
 
@@ -201,6 +205,6 @@ def _describe(folder: Path) -> Lab:
     if "postgres" in pids:
         lab = replace(lab, database=postgres.url(folder / "postgres", prefect_server.database()))
     if marks and marks.keys() == pids.keys() and "prefect" in pids:
-        known = {key: written[key] for key in ("api_url", "prefect_version", "auth")}
+        known = {"auth": "none"} | {key: written[key] for key in ("api_url", "prefect_version", "auth") if key in written}
         lab = replace(lab, running=True, **known)
     return lab
