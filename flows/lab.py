@@ -205,6 +205,6 @@ def _describe(folder: Path) -> Lab:
     if "postgres" in pids:
         lab = replace(lab, database=postgres.url(folder / "postgres", prefect_server.database()))
     if marks and marks.keys() == pids.keys() and "prefect" in pids:
-        known = {"auth": "none"} | {key: written[key] for key in ("api_url", "prefect_version", "auth") if key in written}
+        known = {key: written[key] for key in ("api_url", "prefect_version", "auth") if key in written}
         lab = replace(lab, running=True, **known)
     return lab
