@@ -47,11 +47,13 @@ def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.
     return _styled(both.properties(description=f"{above.description} {below.description}"))
 
 
-def states(counts: pd.DataFrame) -> alt.Chart:
-    """STATES over time: a stacked bar for each interval, the time being the viewer's."""
+def states(counts: pd.DataFrame, start: pd.Timestamp | None = None, end: pd.Timestamp | None = None) -> alt.Chart:
+    """STATES over time, from `start` to `end` if given: a stacked bar for each interval, in the viewer's time."""
     kinds = [kind for kind in COLOURS if kind in set(counts["state_type"])]
     colour = alt.Color("state_type:N").scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]).title(None)
     x = alt.X("time:T").bin("binned").title("due (your local time)").axis(labelExpr=_CLOCK)
+    if start is not None and end is not None:
+        x = x.scale(domain=[start.isoformat(), end.isoformat()])
     y = alt.Y("runs:Q").title("flow runs").axis(tickMinStep=1, format="d")
     tooltip = [alt.Tooltip("state:N"), alt.Tooltip("runs:Q"), alt.Tooltip("time:T").format("%Y-%m-%d %H:%M:%S")]
     chart = alt.Chart(counts).mark_bar().encode(x, x2="until", y=y, color=colour.legend(orient="top"), tooltip=tooltip)
@@ -87,7 +89,8 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y("tag:N").title(None).axis(labelLimit=220)
     tooltip = ["tag:N", "kind:N", "slots:Q"]
     bars = alt.Chart(long).mark_bar().encode(
-        x=alt.X("slots:Q").axis(tickMinStep=1, format="d"), y=y, yOffset="kind:N", tooltip=tooltip,
+        x=alt.X("slots:Q").axis(tickMinStep=1, format="d").title("slots; the tick is the limit"),
+        y=y, yOffset="kind:N", tooltip=tooltip,
         color=colour.title(None).legend(orient="top"),
     )  # fmt: skip
     bound = alt.Chart(rows).mark_tick(color=COLOURS["FAILED"], thickness=3, size=36).encode(x="limit:Q", y=y)

@@ -22,6 +22,7 @@ PAGE = 200  # the most rows that the server gives at once
 PATIENCE = 30  # seconds that a request is repeated for, where the server asks for that
 TRIES = 7
 AT_ONCE = 6  # requests under way at the same time
+READS = ("filter", "count", "paginate", "history", "count-task-runs")  # how the paths of POSTs end that change nothing
 
 
 class Request(NamedTuple):
@@ -162,8 +163,7 @@ def _refusal(url: str, answer: httpx.Response, said: Any) -> str:
 def _send(request: Request, url: str, header: dict[str, str], client: httpx.Client) -> httpx.Response:
     """The answer to a request, sent again while the server asks for that. What creates something is sent once."""
     ending = request.path.rstrip("/").rsplit("/", 1)[-1]
-    reads = ("filter", "count", "paginate", "history", "count-task-runs", "set_state")
-    repeatable = request.method != "POST" or ending in reads
+    repeatable = request.method != "POST" or ending in (*READS, "set_state")
     deadline = time.monotonic() + PATIENCE
     for attempt in range(TRIES):
         short = random.uniform(0.05, 0.2) * 1.5**attempt

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     prefect_api_ssl_cert_file: Path | None = None
     prefect_api_tls_insecure_skip_verify: bool = False
     warehouse_url: SecretStr | None = None
+    monitor_read_only: bool = False
     flows_lab_dir: Path = PROJECT / ".lab"
     flows_pg_bin: Path | None = None
 

@@ -1,0 +1,90 @@
+"""What the monitor can change on the server. With MONITOR_READ_ONLY each of these raises CannotRun, whoever calls."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from flows import endpoints, limits, rest, settings
+from flows.settings import CannotRun
+
+
+def allowed() -> bool:
+    """Whether anything may be changed: not with MONITOR_READ_ONLY."""
+    return not settings.read().monitor_read_only
+
+
+def cancel(flow_runs: pd.DataFrame) -> list[str]:
+    """Cancel `flow_runs` (FLOW_RUNS); return a sentence for each that the server did not cancel.
+
+    One that a worker runs becomes Cancelling, and its worker ends its process; any other one becomes Cancelled, and a
+    process that runs it is told so when it next asks the server.
+    """
+    proposals = {}
+    for run in flow_runs.to_dict("records"):
+        worker = bool(run["work_pool"]) and run["state_type"] in ("RUNNING", "PENDING")
+        kind = ("CANCELLING", "Cancelling") if worker else ("CANCELLED", "Cancelled")
+        proposals[run["name"]] = endpoints.set_state(run["flow_run_id"], *kind, "Cancelled from the monitor.")
+    return _propose(proposals)
+
+
+def retry(flow_runs: pd.DataFrame) -> list[str]:
+    """Schedule `flow_runs` (FLOW_RUNS) once more; return a sentence for each that was not scheduled.
+
+    Only one that has a deployment can be, since a worker has to find its code.
+    """
+    proposals, refused = {}, []
+    for run in flow_runs.to_dict("records"):
+        if not run["deployment_id"]:
+            refused.append(f"{run['name']} has no deployment, so no worker can run it. Start it where it was started.")
+            continue
+        message = "Retried from the monitor."
+        proposals[run["name"]] = endpoints.set_state(
+            run["flow_run_id"], "SCHEDULED", "AwaitingRetry", message, force=True
+        )
+    return refused + _propose(proposals)
+
+
+def start(deployment: str, parameters: dict[str, Any]) -> str:
+    """Start the deployment with the id `deployment`; return the id of its new flow run."""
+    _check()
+    return rest.send(endpoints.create_flow_run(deployment, parameters))["id"]
+
+
+def set_limit(tag: str, limit: int) -> None:
+    """Change the limit of `tag`. Raises CannotRun where it is gone meanwhile: it is not made anew behind one's back."""
+    _check()
+    if limits.read(tag) is None:
+        raise CannotRun(
+            f"The limit of the tag {tag!r} was deleted meanwhile, and its tasks run without one. Add it anew."
+        )
+    limits.ensure(tag, limit)
+
+
+def add_limit(tag: str, limit: int) -> None:
+    """Give `tag` a limit."""
+    _check()
+    limits.ensure(tag, limit)
+
+
+def free_slots(tag: str) -> None:
+    """Free all slots of `tag`, whoever holds them."""
+    _check()
+    limits.reset(tag)
+
+
+def _check() -> None:
+    if not allowed():
+        raise CannotRun("This monitor is read-only (MONITOR_READ_ONLY). Use one that is not, or the commands.")
+
+
+def _propose(proposals: dict[str, rest.Request]) -> list[str]:
+    """Send the proposed states, by the names of their runs; return a sentence for each that was not taken."""
+    _check()
+    answers: Iterable[dict[str, Any]] = rest.gather(list(proposals.values()))
+    refused = []
+    for name, answer in zip(proposals, answers, strict=True):
+        if answer["status"] != "ACCEPT":
+            reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
+            refused.append(f"The server refused this for {name} ({answer['status']}): {reason}")
+    return refused

@@ -1,0 +1,141 @@
+"""One flow run: its timeline against the limit, its task runs, its logs."""
+
+import pandas as pd
+import run_changes
+import shell
+import streamlit as st
+
+from flows import actions, charts, pages, reasons, views
+
+LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+def show() -> None:
+    """Draw the page of the flow run whose id is in the address bar."""
+    found = st.text_input(
+        "Flow run", key="id", bind="query-params", placeholder="its id, as in the address of its page"
+    )
+    if not found.strip():
+        st.caption("Open a run from the page Runs, or paste its id.")
+        return
+    flow_run_id = found.strip()
+    shell.live("run", flow_run_id, lambda: pages.run(flow_run_id), pages.refresh_run, _body)
+
+
+def _body(page: pages.Run) -> None:
+    run = page.flow_run
+    st.markdown(f"#### {shell.plain(run['name'], 80)} · {shell.plain(run['state'])}")
+    started = run["started"]
+    when = f"{started.tz_convert(shell.zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
+    st.caption(shell.plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
+    if page.reason:
+        st.info(shell.plain(page.reason, 1000), icon=":material/hourglass_top:")
+    if run["message"] and run["state_type"] in ("FAILED", "CRASHED", "CANCELLED"):
+        st.error(shell.plain(run["message"], 2000), icon=":material/report:")
+    if actions.allowed():
+        columns = st.columns([1, 1, 6])
+        run_changes.buttons(run.to_frame().T, columns[0], columns[1])
+    if page.task_runs.empty:
+        st.caption("It has no task runs yet.")
+    else:
+        _timeline(page)
+        _tasks(page)
+    _logs(page)
+
+
+def _timeline(page: pages.Run) -> None:
+    limited = [tag for tag in page.limits["tag"] if len(views.tagged(page.task_runs, tag))]
+    tag = st.segmented_control("Task runs with the tag", limited, default=limited[0], key="of_tag") if limited else None
+    tasks = views.tagged(page.task_runs, tag) if tag else page.task_runs
+    steps = views.concurrency(tasks, page.until)
+    limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
+    said = views.held(steps, limit)
+    (st.success if limit and "did not" not in said else st.info)(shell.plain(said), icon=":material/rule:")
+    shell.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
+    with st.expander("How long each task run waited"):
+        shell.chart(charts.waiting(tasks), "waiting")
+
+
+def _tasks(page: pages.Run) -> None:
+    tasks = page.task_runs.reset_index(drop=True)
+    st.markdown(f"##### {len(tasks)} task runs")
+    shown = pd.DataFrame(
+        {
+            "task run": tasks["name"],
+            "state": tasks["state"],
+            "waited": tasks["waited_seconds"],
+            "ran": tasks["ran_seconds"],
+            "attempts": tasks["attempts"],
+            "why": [_why(row, page) for _, row in tasks.iterrows()] if len(tasks) <= 500 else tasks["message"],
+        }
+    )
+    st.dataframe(
+        shell.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
+        hide_index=True,
+        height=min(38 + 35 * len(shown), 420),
+        column_config={
+            "task run": st.column_config.TextColumn(width="medium"),
+            "state": st.column_config.TextColumn(width="small"),
+            "waited": st.column_config.NumberColumn("waited (s)", format="%.1f", width="small"),
+            "ran": st.column_config.NumberColumn("ran (s)", format="%.1f", width="small"),
+            "attempts": st.column_config.NumberColumn(width="small"),
+            "why": st.column_config.TextColumn("why it waits, or what it said", width="large"),
+        },
+        alt="The task runs of this flow run.",
+    )
+    table = tasks.to_csv(index=False)
+    st.download_button("Save as CSV", table, "task-runs.csv", "text/csv", on_click="ignore", icon=":material/download:")
+
+
+def _logs(page: pages.Run) -> None:
+    st.markdown("##### Logs")
+    columns = st.columns([3, 3, 2], vertical_alignment="bottom")
+    text = columns[0].text_input("Search", key="log_text", placeholder="text in a line")
+    level = columns[1].segmented_control("From level", LEVELS, default="DEBUG", key="log_level", required=True)
+    columns[2].download_button(
+        "Save all lines",
+        lambda: _written(pages.logs(page.flow_run["flow_run_id"])),
+        "run.log",
+        "text/plain",
+        on_click="ignore",
+        icon=":material/download:",
+    )
+    lines = page.logs[page.logs["level"].isin(LEVELS[LEVELS.index(level) :])]
+    if text:
+        lines = lines[lines["message"].str.contains(text, case=False, regex=False)]
+    if lines.empty:
+        st.caption("No line fits." if len(page.logs) else "Nothing was logged.")
+        return
+    names = page.task_runs.set_index("task_run_id")["name"]
+    shown = pd.DataFrame(
+        {
+            "time": shell.local(lines["time"]),
+            "level": lines["level"],
+            "task run": lines["task_run_id"].map(names).fillna(""),
+            "message": lines["message"].str.slice(0, 2000),
+        }
+    )
+    st.dataframe(
+        shown,
+        hide_index=True,
+        height=min(38 + 35 * len(shown), 420),
+        column_config={
+            "time": st.column_config.DatetimeColumn(format="HH:mm:ss.SSS", width="small"),
+            "level": st.column_config.TextColumn(width="small"),
+            "task run": st.column_config.TextColumn(width="small"),
+            "message": st.column_config.TextColumn(width="large"),
+        },
+        alt="Log lines of this flow run and its tasks.",
+    )
+
+
+def _why(row: pd.Series, page: pages.Run) -> str:
+    return reasons.why(row, page.limits, page.task_runs) or row["message"] or ""
+
+
+def _ran(run: pd.Series) -> str:
+    return f"{run['ran_seconds']:.1f} s" if pd.notna(run["ran_seconds"]) else "not yet"
+
+
+def _written(logs: pd.DataFrame) -> str:
+    return "".join(f"{line.time.isoformat()} {line.level} {line.message}\n" for line in logs.itertuples())

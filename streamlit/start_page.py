@@ -1,0 +1,73 @@
+"""Start a deployment, with its parameters in a form."""
+
+import json
+from typing import Any
+
+import shell
+import streamlit as st
+
+from flows import actions, endpoints, rest
+from flows.settings import CannotRun
+
+
+def show() -> None:
+    """Draw the page."""
+    if not actions.allowed():
+        st.caption("This monitor is read-only (MONITOR_READ_ONLY): nothing can be started from here.")
+        return
+    with shell.told():
+        deployments, flows = rest.gather([endpoints.deployments(), endpoints.flows()])
+        if not deployments:
+            st.caption("The server has no deployment. Make one: prefect deploy flows/prefect_flow.py:main_etl")
+            return
+        names = {flow["id"]: flow["name"] for flow in flows}
+        by_name = {f"{names.get(one['flow_id'], '?')}/{one['name']}": one for one in deployments}
+        chosen = st.selectbox("Deployment", list(by_name), key="deployment", bind="query-params")
+        _form(by_name[chosen])
+
+
+def _form(deployment: dict[str, Any]) -> None:
+    schema = deployment.get("parameter_openapi_schema") or {}
+    usual = deployment.get("parameters") or {}
+    with st.form("start"):
+        st.caption(shell.plain(deployment.get("description") or "It has no description.", 1000))
+        given = {
+            name: _field(name, about, usual.get(name, about.get("default")))
+            for name, about in (schema.get("properties") or {}).items()
+        }
+        if st.form_submit_button("Start", type="primary", icon=":material/play_arrow:"):
+            parameters = {name: _value(name, *field) for name, field in given.items()}
+            flow_run = actions.start(deployment["id"], parameters)
+            st.success(f"Started. [Open its page](/run?id={flow_run})", icon=":material/check:")
+            if not deployment.get("work_pool_name"):
+                st.warning("It has no work pool, so that a worker never takes it.")
+            else:
+                st.caption(
+                    shell.plain(f"A worker has to take it: prefect worker start --pool {deployment['work_pool_name']}")
+                )
+
+
+def _field(name: str, about: dict[str, Any], value: Any) -> tuple[str, Any]:
+    """A field for one parameter: its kind, and what stands in it."""
+    label, help_ = shell.plain(about.get("title") or name, 60), about.get("description")
+    match about.get("type"):
+        case "boolean":
+            return "value", st.checkbox(label, bool(value), help=help_)
+        case "integer":
+            return "value", st.number_input(label, value=int(value or 0), step=1, help=help_)
+        case "number":
+            return "value", st.number_input(label, value=float(value or 0), format="%g", help=help_)
+        case "string" if about.get("enum"):
+            return "value", st.selectbox(label, about["enum"], help=help_)
+        case "string":
+            return "value", st.text_input(label, value or "", help=help_)
+    return "json", st.text_area(f"{label} (JSON)", json.dumps(value), height=68, help=help_)
+
+
+def _value(name: str, kind: str, given: Any) -> Any:
+    if kind != "json":
+        return given
+    try:
+        return json.loads(given or "null")
+    except ValueError as error:
+        raise CannotRun(f"The parameter {name} is no JSON: {error}. Write text in quotes, lists in brackets.") from None
