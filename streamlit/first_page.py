@@ -64,7 +64,7 @@ def _filters() -> dict[str, Any]:
 
 def _body(page: pages.Overview) -> None:
     _counts(page)
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([2, 1], gap="large")
     with left:
         _now(page)
     with right:
@@ -105,6 +105,8 @@ def _now(page: pages.Overview) -> None:
         st.caption("Nothing runs and nothing waits.")
         return
     rows = rows.sort_values("state_type", key=lambda kinds: kinds != "RUNNING", kind="stable").reset_index(drop=True)
+    for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
+        st.caption(shell.plain(f"{count} wait{'s' if count == 1 else ''}: {why}", 600))
     shown = rows.assign(open=_links(rows["flow_run_id"]))[["name", "state", "why", "open"]]
     st.dataframe(
         shell.coloured(shown, rows["state_type"]),

@@ -226,11 +226,11 @@ def test_every_endpoint_answers(shared_lab: str) -> None:
             endpoints.task_runs(or_started_since=now, ids=[]),
             endpoints.logs(since=now, level=30),
             endpoints.flows(ids=[]),
-            endpoints.deployments(),
             endpoints.workers("a / b"),
         ]
     )
     assert [answer for answer in answers if answer] == [answers[1]]
+    assert isinstance(rest.send(endpoints.deployments()), list)
     assert [pool["name"] for pool in rest.send(endpoints.work_pools())] == ["flows"]
     assert {limit["tag"] for limit in rest.send(endpoints.limits())} >= {limits.TAG}
     assert f"tag:{limits.TAG}" in {limit["name"] for limit in rest.send(endpoints.counters())}

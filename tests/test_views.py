@@ -121,8 +121,12 @@ def check_failures(page: pages.Run) -> None:
     assert "no rows for <b>today</b>" in failed["message"].iloc[0]
     assert "no rows" in page.flow_run["message"]
     assert page.flow_run["state"] == "Failed" and page.flow_run["flow"] == "views test"
-    assert page.logs["message"].str.contains("no rows").any() and page.logs["time"].is_monotonic_increasing
-    assert len(pages.logs(page.flow_run["flow_run_id"])) == len(page.logs)
+    flow_run_id = page.flow_run["flow_run_id"]
+    # Prefect's client sends its log lines every two seconds.
+    eventually(lambda: pages.logs(flow_run_id)["message"].str.contains("no rows").any())
+    lines = pages.refresh_run(page).logs
+    assert lines["message"].str.contains("no rows").any() and lines["time"].is_monotonic_increasing
+    assert len(pages.logs(flow_run_id)) == len(lines)
 
 
 def check_charts(page: pages.Run) -> None:
