@@ -1,11 +1,14 @@
 """Labs, and the kit's commands run as a user runs them. Everything here is real: PostgreSQL, Prefect, processes."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +85,24 @@ def eventually(happens: Callable[[], object], seconds: float = 60) -> None:
     while not happens():
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def answering(text: bytes | None) -> Iterator[str]:
+    """The API address of a server that answers everything with `text`, or with nothing for None."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            if text is None:
+                time.sleep(3)
+            else:
+                self.request.sendall(text)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/api"
+        server.shutdown()
 
 
 def slots() -> int:

@@ -1,6 +1,5 @@
 """Who gets in, with which credentials, at which server; and what is said to those who do not."""
 
-import contextlib
 import http.server
 import json
 import os
@@ -13,7 +12,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +20,19 @@ import httpx
 import psutil
 import psycopg
 import pytest
-from conftest import FLOW, LAB, LIMIT, answer, eventually, forget_servers, processes_below, refused, run, start
+from conftest import (
+    FLOW,
+    LAB,
+    LIMIT,
+    answer,
+    answering,
+    eventually,
+    forget_servers,
+    processes_below,
+    refused,
+    run,
+    start,
+)
 
 from flows import auth, diagnosis, gateway, keys, lab, prefect_server, processes, rest, settings
 
@@ -612,24 +622,6 @@ def test_a_server_that_hangs_or_hangs_up_is_said(new_lab: Path, monkeypatch: pyt
     with answering(b"") as url:
         found = diagnosis.check(url)
         assert "hung up without an answer" in found.detail and not found.reachable
-
-
-@contextlib.contextmanager
-def answering(text: bytes | None) -> Iterator[str]:
-    """The API address of a server that answers everything with `text`, or with nothing for None."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.recv(65536)
-            if text is None:
-                time.sleep(3)
-            else:
-                self.request.sendall(text)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/api"
-        server.shutdown()
 
 
 @pytest.mark.long

@@ -1,0 +1,122 @@
+"""What the monitor says when it cannot show what it is for, and what stands behind its buttons."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import answering, forget_servers
+from streamlit.testing.v1 import AppTest
+
+from flows import actions, limits, rest, settings, views
+
+PAGES = settings.PROJECT / "streamlit"
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The monitor, not opened yet."""
+    monkeypatch.syspath_prepend(str(PAGES))
+    return AppTest.from_file(str(PAGES / "main.py"), default_timeout=60)
+
+
+def said(app: AppTest) -> str:
+    assert not app.exception, app.exception
+    return " ".join(error.value.replace("\\", "") for error in app.error)
+
+
+def test_no_server_at_all(app: AppTest, new_lab: Path) -> None:
+    app.run()
+    assert "the lab is down" in said(app)
+    assert [button.label for button in app.button] == ["Start the lab"]
+
+
+def test_a_server_that_is_not_there(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_servers(monkeypatch)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    app.run()
+    assert "No server answers at http://127.0.0.1:9/api" in said(app)
+    assert not app.button, "a named server is not ours to start"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+            "refuses the credentials (401",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\nConnection: close\r\n\r\n<html><b>Log in</b></html>",
+            "with something else than JSON",
+        ),
+    ],
+    ids=["401", "a log-in page"],
+)
+def test_a_server_that_says_no(text: bytes, says: str, app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_servers(monkeypatch)
+    with answering(text) as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        app.run()
+    assert says in said(app) and "<html>" not in said(app)
+
+
+def test_a_server_that_hangs(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_servers(monkeypatch)
+    rest._client.cache_clear()
+    monkeypatch.setattr(rest.httpx, "Timeout", lambda *_, **__: 1.0)
+    with answering(None) as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        app.run()
+    rest._client.cache_clear()
+    assert "timed out" in said(app)
+
+
+def test_the_first_page_on_a_server(app: AppTest, shared_lab: str) -> None:
+    app.run()
+    assert said(app) == ""
+    assert [metric.label for metric in app.metric][:2] == ["flow runs", "running"]
+    assert "What runs, and what waits and why" in " ".join(text.value for text in app.markdown)
+
+
+def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    usual = rest._send
+    monkeypatch.setattr(rest, "_send", lambda request, *rest_: (sent.append(request.path), usual(request, *rest_))[1])
+    app.run()
+    assert 0 < len(sent) <= 6, sent
+    sent.clear()
+    app.session_state.again = True
+    app.run()
+    assert 0 < len(sent) <= 4, sent
+
+
+def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    none = views.flow_runs([], {}, pd.Timestamp.now("UTC"))
+    for change in (
+        lambda: actions.cancel(none),
+        lambda: actions.retry(none),
+        lambda: actions.start("00000000-0000-4000-8000-000000000009", {}),
+        lambda: actions.set_limit(limits.TAG, 9),
+        lambda: actions.add_limit("new", 9),
+        lambda: actions.free_slots(limits.TAG),
+    ):
+        with pytest.raises(settings.CannotRun, match="read-only"):
+            change()
+    assert limits.read().limit == 3 and limits.read("new") is None
+
+
+def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab: str) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    made = {"name": "retried", "flow_id": flow["id"], "work_pool_name": "flows", "entrypoint": "x.py:x"}
+    deployment = rest.call("POST", "deployments/", made)["id"]
+    ended = {"type": "FAILED", "name": "Failed"}
+    alone = rest.call("POST", "flow_runs/", {"name": "alone", "flow_id": flow["id"], "state": ended})
+    of_deployment = rest.call("POST", f"deployments/{deployment}/create_flow_run", {})
+    rest.call("POST", f"flow_runs/{of_deployment['id']}/set_state", {"state": ended, "force": True})
+    runs = [rest.call("GET", f"flow_runs/{one['id']}") for one in (alone, of_deployment)]
+    (refused,) = actions.retry(views.flow_runs(runs, {}, pd.Timestamp.now("UTC")))
+    assert refused.startswith("alone has no deployment")
+    assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "AwaitingRetry"
+    assert rest.call("GET", f"flow_runs/{alone['id']}")["state_name"] == "Failed"
+    rest.call("DELETE", f"deployments/{deployment}")

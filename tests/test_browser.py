@@ -1,0 +1,330 @@
+"""The monitor and the explorer in a real browser, on a real server: what people do, and what goes wrong for them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import FLOW, answer, eventually, kill, run, start
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from flows import lab, limits, prefect_server, rest, settings
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = os.environ.get("FLOWS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    assert found, "no Chromium here: install Debian's package chromium, as .ci/run does, or name one in FLOWS_CHROMIUM"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of a viewer in Berlin, where the word Traceback is never to be seen."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1300}, timezone_id="Europe/Berlin")
+    context.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page = context.new_page()
+    yield page
+    assert "Traceback" not in page.content() and page.get_by_text("encountered an error").count() == 0
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def serve(shared_folder: Path) -> Iterator[Callable[..., str]]:
+    """A function that serves a Streamlit script on the shared lab, with more variables, and returns its address."""
+    running: dict[tuple, tuple[subprocess.Popen[bytes], str]] = {}
+
+    def serve(script: str, **variables: str) -> str:
+        wanted = (script, *sorted(variables.items()))
+        if wanted not in running:
+            port = prefect_server._free_port(8600 + len(running))
+            command = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / script)]
+            environment = os.environ | {"FLOWS_LAB_DIR": str(shared_folder)} | variables
+            process = subprocess.Popen(
+                [*command, f"--server.port={port}"],
+                cwd="/",
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            running[wanted] = process, f"http://127.0.0.1:{port}"
+            eventually(lambda: _answers(running[wanted][1]))
+        return running[wanted][1]
+
+    yield serve
+    for process, _ in running.values():
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/_stcore/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def create_run(name: str, state: str = "RUNNING", message: str = "") -> str:
+    """A flow run on the server that no process works on; returns its id."""
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    made = {"name": name, "flow_id": flow["id"], "state": {"type": state, "name": state.title(), "message": message}}
+    return rest.call("POST", "flow_runs/", made)["id"]
+
+
+def cell(page: Page, text: str):
+    """Cells of tables that hold `text`; Streamlit paints tables, and keeps their text for screen readers."""
+    return page.locator("canvas td", has_text=text)
+
+
+def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Browser) -> None:
+    create_run("all is well", "COMPLETED")
+    create_run("it broke", "FAILED", "the disk is full")
+    page.goto(serve("main.py"))
+    expect(page.get_by_role("heading", name="What failed")).to_be_visible()
+    expect(cell(page, "the disk is full").first).to_be_attached()
+    expect(page.get_by_text("Times in Europe/Berlin")).to_be_visible()
+    expect(page.get_by_text("open: it asks for no credentials")).to_be_visible()
+    expect(page.get_by_text("answers; read at")).to_be_visible()
+    expect(cell(page, "all is well").first).to_be_attached()
+    page.get_by_label("Name contains").fill("broke")
+    page.get_by_label("Name contains").press("Enter")
+    expect(cell(page, "all is well")).to_have_count(0)
+    page.wait_for_url("**text=broke**")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    saved = download.value.path().read_text()
+    assert "it broke" in saved and "all is well" not in saved and saved.startswith("flow_run_id,")
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(other.get_by_label("Name contains")).to_have_value("broke")
+    expect(cell(other, "it broke").first).to_be_attached()
+    expect(cell(other, "all is well")).to_have_count(0)
+    other.context.close()
+    page.goto(serve("main.py") + "/?tag=none-such")
+    expect(page.get_by_text("No flow run fits these filters")).to_be_visible()
+
+
+def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page) -> None:
+    limits.ensure(limits.TAG, 1)
+    page.goto(serve("main.py") + "/?pace=2+s")
+    flow = start(FLOW, "--json", "--queries", "makers_bought_together,best_customers,busiest_clerks,returns_by_nation")
+    expect(page.get_by_text("1 of the 1 slots of the tag 'database' are taken").first).to_be_visible()
+    expect(page.get_by_text("database: 1 of 1 slots taken")).to_be_visible()
+    out, err = flow.communicate(timeout=120)
+    flow_run = answer(subprocess.CompletedProcess("", 0, out, err))["flow_run_id"]
+    expect(page.get_by_text("Nothing runs and nothing waits")).to_be_visible()
+    page.goto(f"{serve('main.py')}/run?id={flow_run}")
+    expect(page.get_by_text("The limit held: at most 1 ran at once, and 1 may.")).to_be_visible()
+    expect(page.get_by_text("Timeline of 4 task runs (4 Completed)")).to_be_visible()
+    assert page.get_by_role("graphics-document").count() >= 1 or page.locator("[aria-label*='Timeline']").count() >= 1
+    expect(page.get_by_role("heading", name="6 task runs")).to_be_visible()
+    expect(cell(page, "queries completed").first).to_be_attached()
+    page.get_by_label("Search").fill("no line says this")
+    page.get_by_label("Search").press("Enter")
+    expect(page.get_by_text("No line fits.")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all lines").click()
+    assert "4 of 4 queries completed" in download.value.path().read_text()
+
+
+def test_a_limit_is_changed_and_one_that_vanished_is_not_made_anew(shared_lab: str, serve, page: Page) -> None:
+    limits.ensure("vanishing", 2)
+    page.goto(serve("main.py") + "/limits")
+    box = page.locator("[data-testid=stVerticalBlock]", has_text="vanishing · 0 of 2 slots taken").last
+    box.get_by_role("button", name="Change").click()
+    page.get_by_role("dialog").get_by_label("May run at once").fill("5")
+    page.get_by_role("dialog").get_by_label("May run at once").press("Tab")
+    page.get_by_role("button", name="Change the limit").click()
+    expect(page.get_by_text("0 of 5 slots taken")).to_be_visible()
+    changed = limits.read("vanishing")
+    assert changed is not None and changed.limit == 5
+    box = page.locator("[data-testid=stVerticalBlock]", has_text="vanishing · 0 of 5 slots taken").last
+    box.get_by_role("button", name="Change").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    rest.call("DELETE", "concurrency_limits/tag/vanishing")
+    page.get_by_role("button", name="Change the limit").click()
+    expect(page.get_by_text("was deleted meanwhile")).to_be_visible()
+    assert limits.read("vanishing") is None
+
+
+def test_a_leaked_slot_is_shown_and_freed(shared_lab: str, serve, page: Page) -> None:
+    holder = {"type": "task_run", "id": "00000000-0000-4000-8000-000000000001"}
+    body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 60, "holder": holder}
+    rest.call("POST", "v2/concurrency_limits/increment-with-lease", body)
+    rest.call("PATCH", "v2/concurrency_limits/tag:database", {"active_slots": 2})
+    page.goto(serve("main.py") + "/limits")
+    expect(page.get_by_text("1 slot is counted that nobody holds")).to_be_visible()
+    expect(page.get_by_text("no run that is known")).to_be_visible()
+    page.get_by_role("button", name="Free slots").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("All 2 taken slots become free")
+    page.get_by_role("dialog").get_by_role("button", name="Free the slots").click()
+    expect(page.get_by_text("0 of 3 slots taken, 0 held").first).to_be_visible()
+    assert limits.read().active_slots == 0
+
+
+def test_a_run_is_cancelled_after_a_question(shared_lab: str, serve, page: Page) -> None:
+    flow_run = create_run("to be cancelled")
+    page.goto(f"{serve('main.py')}/run?id={flow_run}")
+    page.get_by_role("button", name="Cancel", exact=False).first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("the server marks it Cancelled")
+    assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "RUNNING", "not before it was confirmed"
+    page.get_by_role("button", name="Cancel the runs").click()
+    expect(page.get_by_role("heading", name="to be cancelled · Cancelled")).to_be_visible()
+    assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "CANCELLED"
+
+
+def test_the_server_is_lost_and_comes_back(shared_lab: str, serve, page: Page) -> None:
+    create_run("still to be seen", "COMPLETED")
+    page.goto(serve("main.py") + "/?pace=2+s")
+    expect(cell(page, "still to be seen").first).to_be_attached()
+    kill("prefect")
+    expect(page.get_by_text("What follows is")).to_be_visible()
+    expect(cell(page, "still to be seen").first).to_be_attached()
+    lab.up()
+    expect(page.get_by_text("What follows is")).to_have_count(0)
+    expect(page.get_by_text("answers; read at")).to_be_visible()
+
+
+def test_a_hidden_tab_asks_nothing(shared_lab: str, serve, page: Page) -> None:
+    page.goto(serve("main.py") + "/?pace=2+s")
+    read = page.get_by_text("answers; read at")
+    expect(read).to_be_visible()
+    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')) }"
+    page.evaluate(hide, True)
+    page.wait_for_timeout(4000)
+    before = read.inner_text()
+    page.wait_for_timeout(5000)
+    assert read.inner_text() == before, "it went on asking, for nobody"
+    page.evaluate(hide, False)
+    expect(read).not_to_have_text(before)
+
+
+HOSTILE = {
+    "a script": "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">",
+    "emoji and right to left": "🦊 שלום مرحبا",
+    "Markdown": "[click](javascript:alert(1)) **bold** $x^2$ :material/home:",
+    "very long": "long " * 2000,
+}
+
+
+def test_odd_names_are_shown_as_they_are(shared_lab: str, serve, page: Page) -> None:
+    ids = {kind: create_run(name, "FAILED", message=name) for kind, name in HOSTILE.items()}
+    page.goto(serve("main.py"))
+    expect(cell(page, "owned").first).to_be_attached()
+    for kind, flow_run in ids.items():
+        page.goto(f"{serve('main.py')}/run?id={flow_run}")
+        shown = " ".join(HOSTILE[kind].split())[:60]
+        expect(page.get_by_role("heading", name=shown)).to_be_visible()
+        assert page.title() != "owned" and page.locator("img[src=x]").count() == 0, kind
+    page.goto(f"{serve('main.py')}/run?id=00000000-0000-4000-8000-000000000009")
+    expect(page.get_by_text("has no flow run")).to_be_visible()
+
+
+def test_read_only_takes_every_means_to_change_away(shared_lab: str, serve, page: Page) -> None:
+    flow_run = create_run("not to be touched")
+    url = serve("main.py", MONITOR_READ_ONLY="1")
+    for path in ("/", f"/run?id={flow_run}", "/limits", "/start"):
+        page.goto(url + path)
+        expect(page.get_by_text("Read-only: nothing can be changed from here.")).to_be_visible()
+        expect(page.locator("[data-testid=stStatusWidget]")).to_have_count(0)
+        for name in ("Cancel", "Retry", "Change", "Free slots", "Add", "Start", "Start the lab"):
+            assert page.get_by_role("button", name=name, exact=True).count() == 0, (path, name)
+
+
+def test_a_deployment_is_started_with_its_parameters(shared_lab: str, serve, page: Page) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    kinds = {"table": {"type": "string"}, "rows": {"type": "integer", "default": 3}, "tags": {"type": "array"}}
+    made = {"name": "by form", "flow_id": flow["id"], "work_pool_name": "flows", "entrypoint": "x.py:x"}
+    schema = {"parameter_openapi_schema": {"type": "object", "properties": kinds}}
+    deployment = rest.call("POST", "deployments/", made | schema)["id"]
+    page.goto(serve("main.py") + "/start?deployment=made+by+a+test%2Fby+form")
+    page.get_by_label("table").fill("orders")
+    page.get_by_label("tags (JSON)").fill('["a", 1')
+    page.get_by_role("button", name="Start", exact=False).last.click()
+    expect(page.get_by_text("The parameter tags is no JSON")).to_be_visible()
+    page.get_by_label("tags (JSON)").fill('["a", 1]')
+    page.get_by_role("button", name="Start", exact=False).last.click()
+    expect(page.get_by_text("Started.")).to_be_visible()
+    (found,) = rest.call("POST", "flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
+    assert found["parameters"] == {"table": "orders", "rows": 3, "tags": ["a", 1]}
+    rest.call("DELETE", f"deployments/{deployment}")
+
+
+def test_the_explorer_asks_and_answers(shared_lab: str, serve, page: Page) -> None:
+    create_run("found by the explorer", "COMPLETED")
+    page.goto(serve("rest_api_app.py"))
+    expect(page.get_by_text("Endpoint (")).to_be_visible()
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_text("200 OK")).to_be_visible()
+    expect(cell(page, "found by the explorer").first).to_be_attached()
+    expect(page.get_by_text("curl -sS")).to_be_visible()
+    page.get_by_label("Body (JSON)").fill("{no json")
+    page.get_by_label("Body (JSON)").press("Control+Enter")
+    expect(page.get_by_text("The body is no JSON")).to_be_visible()
+    page.goto(serve("rest_api_app.py") + "/?search=delete+flow_runs&endpoint=DELETE+%2Fflow_runs%2F%7Bid%7D")
+    expect(page.get_by_text("Fill in id")).to_be_visible()
+    page.get_by_label("id: uuid").fill("00000000-0000-4000-8000-000000000009")
+    page.get_by_label("id: uuid").press("Enter")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    page.get_by_text("Yes, DELETE this").click()
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_text("404 Not Found")).to_be_visible()
+
+
+def test_its_code_does_what_it_says(shared_lab: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flows import openapi
+
+    url, body = (
+        f"{shared_lab}/flow_runs/filter",
+        {"limit": 1, "sort": "ID_DESC", "flow_runs": {"name": {"like_": "it's"}}},
+    )
+    create_run("it's here", "COMPLETED")
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_a-very-secret-key")
+    monkeypatch.setenv("PREFECT_API_URL", shared_lab)
+    command, code = openapi.curl("POST", url, body), openapi.code("POST", url, body)
+    assert "secret" not in command + code and "PREFECT_API_KEY" in command and "PREFECT_API_KEY" in code
+    for program in (["bash", "-c", command], [sys.executable, "-c", code]):
+        done = subprocess.run(program, capture_output=True, text=True, check=True)
+        assert "it's here" in done.stdout
+
+
+def test_the_explorer_s_examples_are_taken_by_the_server(shared_lab: str) -> None:
+    from flows import openapi
+
+    known = openapi.read()
+    assert len(known) > 100
+    for endpoint in known:
+        if endpoint.method == "POST" and openapi.only_reads("POST", endpoint.path) and "{" not in endpoint.path:
+            if "history" in endpoint.path or "events" in endpoint.path:
+                continue  # these want a time
+            status = httpx.post(f"{shared_lab}{endpoint.path}", json=endpoint.example).status_code
+            assert status == 200, (endpoint.path, endpoint.example)
+
+
+@pytest.fixture(autouse=True)
+def usual_limit(shared_lab: str) -> Iterator[None]:
+    yield
+    if run("scripts/lab.py", "status").returncode == 0:
+        limits.ensure(limits.TAG, 3)
