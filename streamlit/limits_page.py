@@ -34,7 +34,7 @@ def _body(limits: Any) -> None:
 
 def _limit(limit: dict[str, Any]) -> None:
     tag = limit["tag"]
-    with st.container(border=True):
+    with st.container(border=True, key=f"limit {tag}"):
         columns = st.columns([4, 1, 1], vertical_alignment="center")
         columns[0].markdown(
             f"**{shell.plain(tag)}** · {limit['taken']} of {limit['limit']} slots taken, {limit['held']} held"

@@ -51,8 +51,11 @@ def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
     path, query, body = endpoint.path, {}, None
     for parameter in endpoint.parameters:
         mark = " (needed)" if parameter.required else ""
-        label = shell.plain(f"{parameter.name}: {parameter.kind}{mark}", 120)
-        given = st.text_input(label, key=f"{endpoint.path} {parameter.name}", help=parameter.about or None).strip()
+        given = st.text_input(
+            f"{parameter.name}: {parameter.kind}{mark}",
+            key=f"{endpoint.path} {parameter.name}",
+            help=parameter.about or None,
+        ).strip()
         if parameter.required and not given:
             raise CannotRun(f"Fill in {parameter.name}: without it there is no address to send to.")
         if parameter.place == "path":

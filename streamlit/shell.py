@@ -47,6 +47,8 @@ def plain(text: object, most: int = 300) -> str:
     """`text` on one line, shortened, and such that Markdown shows it as it is."""
     line = " ".join(str(text).split())
     line = line if len(line) <= most else line[: most - 1] + "…"
+    # Streamlit finds the names of icons even where the colons are escaped; a joiner of no width parts them.
+    line = re.sub(r":(?=[\w/+-]+:)", ":\u2060", line)
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^&])", r"\\\1", line)
 
 
