@@ -78,7 +78,7 @@ def stop(home: Path) -> None:
 
 def port(before: str | None) -> int:
     """The port for a server: that of the API address `before` if it is free again, else the first free from 4200."""
-    found = _port_of(before) or _free_port(FIRST_PORT)
+    found = _port_of(before) or free_port(FIRST_PORT)
     if found != FIRST_PORT:
         print(f"(port {FIRST_PORT} is taken by another program; it is {found} here)", file=sys.stderr, flush=True)
     return found
@@ -138,7 +138,8 @@ def _port_of(url: str | None) -> int | None:
     return None
 
 
-def _free_port(port: int) -> int:
+def free_port(port: int) -> int:
+    """The first port from `port` on that nobody listens on."""
     while not _is_free(port):
         port += 1
     return port

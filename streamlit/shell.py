@@ -13,7 +13,7 @@ import streamlit as st
 from flows import actions, auth, charts, lab, rest, settings
 from flows.settings import CannotRun
 
-PACES = {"2 s": 2, "5 s": 5, "15 s": 15, "1 minute": 60, "off": None}
+PACES = {"2 s": 2, "5 s": 5, "15 s": 15, "60 s": 60, "off": None}
 
 # Says whether the tab is hidden: nobody looks, so nothing need be asked.
 _visibility = st.components.v2.component(

@@ -490,7 +490,7 @@ def test_https_to_a_server_that_has_none(guarded) -> None:
 
 def test_a_gateway_that_forwards_no_websockets_is_found_out(guarded, tmp_path: Path) -> None:
     url = guarded("none")
-    port = prefect_server._free_port(4500)
+    port = prefect_server.free_port(4500)
     (tmp_path / "Caddyfile").write_text(
         "{\nadmin off\npersist_config off\n}\n"
         f"http://:{port} {{\nbind 127.0.0.1\nhandle /api/events/* {{\nrespond 501\n}}\n"
@@ -537,7 +537,7 @@ def test_the_key_stops_at_the_gateway(tmp_path: Path) -> None:
     place = Path("/tmp") / f"flows-test-{os.getpid()}.sock"
     upstream = socketserver.UnixStreamServer(str(place), Upstream)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{prefect_server._free_port(4500)}/api"
+    url = f"http://127.0.0.1:{prefect_server.free_port(4500)}/api"
     try:
         (tmp_path / "keys").write_text("Bearer pnu_secret-of-ana\n")
         mark = gateway.start(tmp_path / "gateway", tmp_path / "log", url, place, tmp_path / "keys")

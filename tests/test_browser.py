@@ -58,7 +58,7 @@ def serve(shared_folder: Path) -> Iterator[Callable[..., str]]:
     def serve(script: str, **variables: str) -> str:
         wanted = (script, *sorted(variables.items()))
         if wanted not in running:
-            port = prefect_server._free_port(8600 + len(running))
+            port = prefect_server.free_port(8600 + len(running))
             command = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / script)]
             environment = os.environ | {"FLOWS_LAB_DIR": str(shared_folder)} | variables
             process = subprocess.Popen(
