@@ -120,3 +120,19 @@ def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab
     assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "AwaitingRetry"
     assert rest.call("GET", f"flow_runs/{alone['id']}")["state_name"] == "Failed"
     rest.call("DELETE", f"deployments/{deployment}")
+
+
+def test_many_runs_are_cancelled_at_once_and_what_was_not_is_said(shared_lab: str) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    running = {"type": "RUNNING", "name": "Running"}
+    made = [{"name": f"one of {number}", "flow_id": flow["id"], "state": running} for number in range(5)]
+    runs = [rest.call("POST", "flow_runs/", one) for one in made]
+    frame = views.flow_runs(runs, {}, pd.Timestamp.now("UTC"))
+    assert actions.cancel(frame) == []
+    states = {rest.call("GET", f"flow_runs/{run['id']}")["state_name"] for run in runs}
+    assert states == {"Cancelled"}
+    ended = [
+        rest.call("POST", "flow_runs/", one | {"state": {"type": "COMPLETED", "name": "Completed"}}) for one in made[:1]
+    ]
+    (refused,) = actions.cancel(views.flow_runs(ended, {}, pd.Timestamp.now("UTC")))
+    assert refused.startswith("The server refused this for one of 0 (")

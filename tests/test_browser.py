@@ -122,6 +122,9 @@ def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Brow
     expect(cell(other, "it broke").first).to_be_attached()
     expect(cell(other, "all is well")).to_have_count(0)
     other.context.close()
+    page.goto(serve("main.py") + "/?since=5+minutes&state=Failed")
+    expect(cell(page, "it broke").first).to_be_attached()
+    expect(cell(page, "all is well")).to_have_count(0)
     page.goto(serve("main.py") + "/?tag=none-such")
     expect(page.get_by_text("No flow run fits these filters")).to_be_visible()
 
