@@ -1,6 +1,5 @@
 """What the monitor can change on the server. With MONITOR_READ_ONLY each of these raises CannotRun, whoever calls."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -15,17 +14,24 @@ def allowed() -> bool:
 
 
 def cancel(flow_runs: pd.DataFrame) -> list[str]:
-    """Cancel `flow_runs` (FLOW_RUNS); return a sentence for each that the server did not cancel.
+    """Cancel `flow_runs` (FLOW_RUNS); return a sentence for each that was not cancelled.
 
     One that a worker runs becomes Cancelling, and its worker ends its process; any other one becomes Cancelled, and a
-    process that runs it is told so when it next asks the server.
+    process that runs it is told so when it next asks the server. One that has ended meanwhile keeps its state, which
+    the server itself would give away.
     """
-    proposals = {}
-    for run in flow_runs.to_dict("records"):
-        worker = bool(run["work_pool"]) and run["state_type"] in ("RUNNING", "PENDING")
-        kind = ("CANCELLING", "Cancelling") if worker else ("CANCELLED", "Cancelled")
-        proposals[run["name"]] = endpoints.set_state(run["flow_run_id"], *kind, "Cancelled from the monitor.")
-    return _propose(proposals)
+    _check()
+    proposals, refused = {}, []
+    for now in rest.gather([endpoints.flow_run(flow_run_id) for flow_run_id in flow_runs["flow_run_id"]]):
+        if now is None:
+            refused.append("One of the runs was deleted meanwhile.")
+        elif now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            refused.append(f"{now['name']} has ended meanwhile: {now['state_name']}.")
+        else:
+            worker = bool(now["work_pool_name"]) and now["state_type"] in ("RUNNING", "PENDING")
+            kind = ("CANCELLING", "Cancelling") if worker else ("CANCELLED", "Cancelled")
+            proposals[now["id"]] = endpoints.set_state(now["id"], *kind, "Cancelled from the monitor.")
+    return refused + _propose(proposals)
 
 
 def retry(flow_runs: pd.DataFrame) -> list[str]:
@@ -33,13 +39,14 @@ def retry(flow_runs: pd.DataFrame) -> list[str]:
 
     Only one that has a deployment can be, since a worker has to find its code.
     """
+    _check()
     proposals, refused = {}, []
     for run in flow_runs.to_dict("records"):
         if not run["deployment_id"]:
             refused.append(f"{run['name']} has no deployment, so no worker can run it. Start it where it was started.")
             continue
         message = "Retried from the monitor."
-        proposals[run["name"]] = endpoints.set_state(
+        proposals[run["flow_run_id"]] = endpoints.set_state(
             run["flow_run_id"], "SCHEDULED", "AwaitingRetry", message, force=True
         )
     return refused + _propose(proposals)
@@ -79,12 +86,10 @@ def _check() -> None:
 
 
 def _propose(proposals: dict[str, rest.Request]) -> list[str]:
-    """Send the proposed states, by the names of their runs; return a sentence for each that was not taken."""
-    _check()
-    answers: Iterable[dict[str, Any]] = rest.gather(list(proposals.values()))
+    """Send the proposed states, by the ids of their runs; return a sentence for each that was not taken."""
     refused = []
-    for name, answer in zip(proposals, answers, strict=True):
+    for flow_run_id, answer in zip(proposals, rest.gather(list(proposals.values())), strict=True):
         if answer["status"] != "ACCEPT":
             reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
-            refused.append(f"The server refused this for {name} ({answer['status']}): {reason}")
+            refused.append(f"The server refused this for the run {flow_run_id} ({answer['status']}): {reason}")
     return refused

@@ -118,6 +118,8 @@ def _environment(home: Path, address: str, origin: str) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # Its own pages would look for it on port 4200, wherever it listens.
+        "PREFECT_UI_API_URL": f"{origin}/api",
         # Beside the state, so that two labs that share an environment do not write the same files.
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
     }

@@ -50,7 +50,10 @@ def _timeline(page: pages.Run) -> None:
     steps = views.concurrency(tasks, page.until)
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
     said = views.held(steps, limit)
-    (st.success if limit and "did not" not in said else st.info)(shell.plain(said), icon=":material/rule:")
+    if limit and "did not" in said:
+        st.warning(f"{shell.plain(said)} That is the limit as it is now; it may have been another one then.")
+    else:
+        (st.success if limit else st.info)(shell.plain(said), icon=":material/rule:")
     shell.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
     with st.expander("How long each task run waited"):
         shell.chart(charts.waiting(tasks), "waiting")

@@ -143,7 +143,7 @@ def _due(read: float, pace: int | None) -> bool:
 def _health(page: Any, lost: CannotRun | None) -> str:
     if lost is not None:
         return ":material/cloud_off: It does not answer."
-    version = getattr(page, "version", None)
+    version = st.session_state.version = getattr(page, "version", None) or st.session_state.get("version")
     name = f"Prefect {plain(version)}" if version else "It"
     return f":material/check_circle: {name} answers; read at {pd.Timestamp.now(zone()):%H:%M:%S}"
 

@@ -16,7 +16,8 @@ def show() -> None:
         st.caption("This monitor is read-only (MONITOR_READ_ONLY): nothing can be started from here.")
         return
     with shell.told():
-        deployments, flows = rest.gather([endpoints.deployments(), endpoints.flows()])
+        deployments, flows, version = rest.gather([endpoints.deployments(), endpoints.flows(), endpoints.version()])
+        st.sidebar.caption(shell.plain(f"Prefect {version} answers"))
         if not deployments:
             st.caption("The server has no deployment. Make one: prefect deploy flows/prefect_flow.py:main_etl")
             return

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import fill
 import httpx
 import pytest
 from conftest import FLOW, answer, eventually, kill, run, start
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from flows import lab, limits, openapi, prefect_server, rest, settings
+from flows import lab, limits, openapi, pages, prefect_server, rest, settings
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -322,6 +324,39 @@ def test_the_explorer_s_examples_are_taken_by_the_server(shared_lab: str) -> Non
                 continue  # these want a time
             status = httpx.post(f"{shared_lab}{endpoint.path}", json=endpoint.example).status_code
             assert status == 200, (endpoint.path, endpoint.example)
+
+
+@pytest.mark.figures
+def test_requests_and_bytes_beside_prefect_s_dashboard(
+    shared_lab: str, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same server: what the monitor's first page asks the API for, and what Prefect's dashboard does."""
+    database = lab.database(prefect_server.database())
+    fill.fill(database, 1000)
+    ours: list[int] = []
+    usual = rest._send
+
+    def counted(*arguments: Any) -> httpx.Response:
+        answer = usual(*arguments)
+        ours.append(answer.num_bytes_downloaded)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rest, "_send", counted)
+        pages.overview()
+    theirs: list[Request] = []
+    context = browser.new_context(viewport={"width": 1400, "height": 1300})
+    page = context.new_page()
+    page.on("requestfinished", lambda request: theirs.append(request) if "/api/" in request.url else None)
+    page.goto(shared_lab.removesuffix("/api") + "/dashboard")
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(5_000)
+    received = sum(request.sizes()["responseBodySize"] for request in theirs)
+    print(f"\nthe monitor's first page: {len(ours)} requests, {sum(ours) / 1000:.0f} kB", end="")
+    print(f"; Prefect's dashboard: {len(theirs)} requests, {received / 1000:.0f} kB")
+    context.close()
+    fill.empty(database)
+    assert 0 < len(ours) < len(theirs)
 
 
 @pytest.fixture(autouse=True)

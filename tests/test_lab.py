@@ -77,6 +77,8 @@ def test_a_taken_port_is_left_alone_and_named(new_lab: Path) -> None:
         done = run(LAB, "up", "--json")
         assert f":{prefect_server.FIRST_PORT}/" not in answer(done)["api_url"]
         assert f"port {prefect_server.FIRST_PORT} is taken" in done.stderr
+        url = answer(done)["api_url"]
+        assert httpx.get(url.removesuffix("/api") + "/ui-settings").json()["api_url"] == url, "its pages find it there"
 
 
 def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:
