@@ -25,7 +25,7 @@ def cancel(flow_runs: pd.DataFrame) -> list[str]:
     for now in rest.gather([endpoints.flow_run(flow_run_id) for flow_run_id in flow_runs["flow_run_id"]]):
         if now is None:
             refused.append("One of the runs was deleted meanwhile.")
-        elif now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+        elif now["state_type"] in endpoints.FINAL:
             refused.append(f"{now['name']} has ended meanwhile: {now['state_name']}.")
         else:
             worker = bool(now["work_pool_name"]) and now["state_type"] in ("RUNNING", "PENDING")

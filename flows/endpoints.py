@@ -11,6 +11,8 @@ from urllib.parse import quote
 from flows import rest
 from flows.rest import Request
 
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # the types of the states in which a run has ended
+
 
 def version() -> Request:
     """GET /admin/version: the server's version as text. (/version says 0.8.4 in both.) Prefect Cloud has none."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows import rest
+from flows import endpoints, rest
 from flows.settings import CannotRun
 
 TAG = "database"
@@ -93,7 +93,7 @@ def end(task_run_id: str, message: str) -> None:
     if found is None:
         return
     now = found["state"] or {}
-    if now.get("type") in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED"):
+    if now.get("type") in endpoints.FINAL:
         state = {key: now[key] for key in ("type", "name", "message")}
     else:
         state = {"type": "CRASHED", "name": "Crashed", "message": message}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+from flows.endpoints import FINAL
 
 
 def why(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None) -> str | None:
@@ -13,7 +13,7 @@ def why(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str
 
     `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool.
     """
-    if run["state_type"] in _FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
+    if run["state_type"] in FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
         return None
     match run["state"]:
         case "AwaitingRetry":
@@ -33,7 +33,7 @@ def why(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str
 
 
 def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
-    ahead = task_runs[task_runs["task_run_id"].isin(run["upstream"]) & ~task_runs["state_type"].isin(_FINAL)]
+    ahead = task_runs[task_runs["task_run_id"].isin(run["upstream"]) & ~task_runs["state_type"].isin(FINAL)]
     return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
 
 

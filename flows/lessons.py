@@ -1,0 +1,227 @@
+"""What every lesson does first and last, how it waits for the server, and how it shows a chart."""
+
+import base64
+import contextlib
+import html
+import io
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import psycopg
+import vl_convert
+from IPython.core.getipython import get_ipython
+
+from flows import endpoints, lab, limits, pages, prefect_server, rest, settings, warehouse
+from flows.settings import CannotRun
+
+LONGEST = 120  # seconds that a cell may take
+FLOW, POOL = "lesson", "lesson-pool"  # by these names what the lessons make on the server is found and removed
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart as a picture that needs no program to be seen; `alt` says in a sentence what it shows."""
+
+    svg: str
+    alt: str
+
+    @property
+    def html(self) -> str:
+        """The picture as an element of a page."""
+        data = base64.b64encode(self.svg.encode()).decode()
+        return f'<img alt="{html.escape(self.alt)}" src="data:image/svg+xml;base64,{data}" style="max-width: 100%">'
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.alt}
+
+
+def picture(chart: alt.TopLevelMixin) -> Picture:
+    """`chart`, which has a description, as a picture."""
+    drawn: Any = chart
+    return Picture(vl_convert.vegalite_to_svg(drawn.to_json()), drawn.description)
+
+
+def begin() -> None:
+    """Start what a lesson needs, and remember how it found it; first put right what an interrupted lesson left.
+
+    Prefect's console is quiet from now on, an error of the kit is one sentence, and no cell takes longer than LONGEST.
+    """
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # the server has the logs
+    _guard()
+    print("Starting what this lesson needs. Where nothing runs yet, that takes about 15 seconds.", flush=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        url = lab.server()
+        if _kept().exists():
+            end(said=False)
+            url = lab.server()
+        warehouse.prepare()
+    found = lab.status()
+    before = {"api_url": url, "auth": found.auth if lab.is_own(url) else None, "limits": _limits()}
+    _kept().write_text(json.dumps(before))
+    print("Ready.")
+
+
+def guarded(auth: str, https: bool = False) -> str:
+    """The API address of the kit's own lab, which from now on checks its callers as `lab.up` says.
+
+    Raises CannotRun where the user named another server, which the kit does not restart.
+    """
+    print("Restarting the lab's server: about 5 seconds.", flush=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        if not lab.is_own(lab.server()):
+            raise CannotRun("PREFECT_API_URL names a server that is not the lab's. Start Jupyter without it.")
+        lab.up(auth, https)
+        return lab.server()
+
+
+def end(said: bool = True) -> None:
+    """Remove FLOW and POOL; put the limits, and how the lab checks its callers, back to what `begin` found."""
+    if not _kept().exists():
+        raise CannotRun("This lesson has ended already, or was never begun. Run its first cells again.")
+    before = json.loads(_kept().read_text())
+    with contextlib.redirect_stderr(io.StringIO()):
+        if before["auth"] is not None and before["auth"] != lab.status().auth:
+            lab.up(auth=before["auth"])
+        if lab.server() == before["api_url"]:
+            for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
+                rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
+            rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
+            for tag in _limits().keys() - before["limits"].keys():
+                rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
+            for tag, limit in before["limits"].items():
+                limits.ensure(tag, limit)
+                if not said:  # a lesson that was interrupted may have left slots taken
+                    limits.reset(tag)
+    _kept().unlink()
+    if said:
+        print("The lab is as you found it.")
+
+
+def wait_for(happens: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Wait until `happens()`, saying for `what`. Raises CannotRun where it does not within `seconds`."""
+    print(f"Waiting for {what}.", flush=True)
+    deadline = time.monotonic() + seconds
+    while not happens():
+        if time.monotonic() > deadline:
+            raise CannotRun(f"{seconds:.0f} s have passed without {what}. {_full()} Run the lesson again from the top.")
+        time.sleep(0.1)
+
+
+def finished(flow_run_id: object, tasks: int = 1, seconds: float = 30) -> pages.Run:
+    """A flow run as the server knows it, once it has heard of the end of the run and of at least `tasks` task runs.
+
+    It hears of them up to a second late or so. Raises CannotRun where it has not after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    page = pages.run(str(flow_run_id))
+    while not _ended(page, tasks):
+        if time.monotonic() > deadline:
+            name, state, known = page.flow_run["name"], page.flow_run["state"], len(page.task_runs)
+            raise CannotRun(f"After {seconds:.0f} s the run {name} is {state}, with {known} task runs. {_full()}")
+        time.sleep(0.2)
+        page = pages.refresh_run(page)
+    return page
+
+
+def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
+    """Move a flow run of the lab, with its task runs, back by a day; return since when and before when it now lies.
+
+    On a server that the user named nothing is moved, and the times are those of today.
+    """
+    now = datetime.now(timezone.utc)
+    if not lab.is_own(rest.api_url()):
+        return now - timedelta(hours=12), now
+    columns = ("expected_start_time", "start_time", "end_time")
+    moved = ", ".join(f"{column} = {column} - interval '1 day'" for column in columns)
+    with psycopg.connect(lab.database(prefect_server.database())) as connection:
+        for table, key in (("flow_run", "id"), ("task_run", "flow_run_id")):
+            connection.execute(f"update {table} set {moved} where {key} = %s", [flow_run_id])
+    return now - timedelta(hours=36), now - timedelta(hours=12)
+
+
+def waiting_runs(deployment: str) -> dict[str, str]:
+    """Make four runs that wait, each for another reason; return their ids by name, the names being drawn by lot."""
+    names = random.sample(["amber", "basil", "clove", "dill"], 4)
+    flow = rest.call("GET", f"deployments/{deployment}")["flow_id"]
+    tomorrow = (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()
+    later = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": tomorrow}}}
+    of_deployment, of_flow = f"deployments/{deployment}/create_flow_run", {"flow_id": flow}
+    made = [
+        rest.call("POST", of_deployment, {"name": names[0]}),
+        rest.call("POST", of_deployment, {"name": names[1]} | later),
+        rest.call("POST", "flow_runs/", of_flow | {"name": names[2], "state": {"type": "PAUSED", "name": "Paused"}}),
+        rest.call("POST", "flow_runs/", of_flow | {"name": names[3], "state": {"type": "RUNNING", "name": "Running"}}),
+    ]
+    limits.ensure("lesson-full", 1)
+    for kind in ("RUNNING", "PENDING"):
+        of_run = {"flow_run_id": made[3]["id"], "task_key": "query", "dynamic_key": kind, "name": f"{kind.lower()} one"}
+        task = rest.call("POST", "task_runs/", of_run | {"tags": ["lesson-full"], "state": {"type": kind}})
+        if kind == "RUNNING":
+            holding = {"names": ["lesson-full"], "task_run_id": task["id"]}
+            rest.call("POST", "concurrency_limits/increment", holding)
+    return {run["name"]: run["id"] for run in made}
+
+
+def _ended(page: pages.Run, tasks: int) -> bool:
+    ended = page.task_runs["state_type"].isin(endpoints.FINAL)
+    return page.flow_run["state_type"] in endpoints.FINAL and len(ended) >= tasks and bool(ended.all())
+
+
+def _full() -> str:
+    """Which limits are full, as a sentence: the usual reason for a wait."""
+    with contextlib.suppress(CannotRun):
+        counted = pages.limits()
+        full = counted[counted["taken"] >= counted["limit"]]
+        said = [f"All {row['limit']} slots of the tag {row['tag']!r} are taken." for row in full.to_dict("records")]
+        return " ".join(said) or "No limit is full."
+    return "The server does not answer."
+
+
+def _limits() -> dict[str, int]:
+    return {limit["tag"]: limit["concurrency_limit"] for limit in rest.send(endpoints.limits())}
+
+
+def _kept() -> Path:
+    return settings.read().flows_lab_dir / "lesson.json"
+
+
+_timers: list[threading.Timer] = []
+
+
+def _guard() -> None:
+    """Show an error of the kit as its sentence, and interrupt a cell that takes too long."""
+    shell: Any = get_ipython()
+    if shell is None or CannotRun in shell.custom_exceptions:
+        return
+    shell.set_custom_exc((CannotRun,), lambda _shell, _kind, error, _trace, tb_offset=None: print(error))
+    shell.events.register("pre_run_cell", _start_timer)
+    shell.events.register("post_run_cell", _stop_timers)
+
+
+def _start_timer(_info: object) -> None:
+    timer = threading.Timer(LONGEST, _interrupt)
+    timer.daemon = True
+    timer.start()
+    _timers.append(timer)
+
+
+def _stop_timers(_result: object) -> None:
+    while _timers:
+        _timers.pop().cancel()
+
+
+def _interrupt() -> None:
+    print(f"This cell was interrupted, since it took longer than {LONGEST} s. {_full()}", flush=True)
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)

@@ -1,0 +1,341 @@
+"""The lessons: their form, their exercises, and that a mistake in them or in the kit turns one of them red."""
+
+import itertools
+import os
+import re
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import pytest
+from conftest import forget_servers
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+from flows import lab, settings
+
+FOLDER = settings.PROJECT / "notebooks"
+NAMES = ["01_auth", "02_limits", "03_parallel_flow", "04_rest_queries", "playground"]
+GRADED = NAMES[:-1]
+
+
+def read(name: str) -> NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", 4)
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook: NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[int]:
+    return [place for place, cell in enumerate(notebook.cells) if tag in cell.metadata.get("tags", [])]
+
+
+# Their form.
+
+
+def test_these_are_all_notebooks() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_prose_is_plenty(name: str) -> None:
+    notebook = read(name)
+    lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in code(notebook)]
+    assert max(lengths) <= 12 and statistics.median(lengths) <= 4
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", prose(notebook))
+    assert len(text.split()) >= sum(len(cell.source.split()) for cell in code(notebook)), "less prose than code"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_begins_and_ends_as_every_lesson_does(name: str) -> None:
+    notebook = read(name)
+    top = notebook.cells[0].source
+    for part in ("What you will do.", "What you will learn.", "What you need.", "How long it takes.", "!["):
+        assert part in top
+    assert len(re.findall(r"^- [a-z]", top, re.M)) >= 2, "objectives are verbs in a list"
+    assert tagged(notebook, "parameters") == [1]
+    assert "lessons.begin()" in notebook.cells[2].source
+    assert "lessons.end()" in notebook.cells[-1].source
+    assert "**Next:**" in prose(notebook)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_headings_come_in_order(name: str) -> None:
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose(read(name)), re.M)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_was_run_from_a_fresh_kernel_and_its_outputs_are_clean(name: str) -> None:
+    notebook = read(name)
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "nbval would compare it"
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_say_what_they_show(name: str) -> None:
+    notebook = read(name)
+    written = re.findall(r"!\[([^]]*)\]", prose(notebook))
+    pages = [str(output.data.get("text/html", "")) for cell in code(notebook) for output in cell.get("outputs", [])
+             if "data" in output]  # fmt: skip
+    drawn = [tag for page in pages for tag in re.findall(r"<img[^>]*>", page)]
+    described = written + [alt[1] for tag in drawn if (alt := re.search(r'alt="([^"]*)"', tag))]
+    assert len(described) == len(written) + len(drawn) > 0
+    assert all(len(alt.split()) >= 5 for alt in described)
+    assert not [output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(read(name)))
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (FOLDER / link).is_file(), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_this_machine_and_no_secret_is_in_it(name: str) -> None:
+    text = re.sub(r"base64,[\w+/=]+", "", (FOLDER / f"{name}.ipynb").read_text())
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
+    assert not re.search(r"pnu_[\w-]{20}|Bearer [\w-]{20}|Basic [\w+/=]{20}", text)
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_exercises_have_a_stub_a_check_a_hint_and_a_hidden_solution(name: str) -> None:
+    notebook = read(name)
+    stubs, checks, solutions = (tagged(notebook, tag) for tag in ("exercise", "check", "solution"))
+    assert len(stubs) == len(checks) == len(solutions) == 3 == prose(notebook).count("<summary>A hint</summary>")
+    for stub, check, solution in zip(stubs, checks, solutions, strict=True):
+        assert stub < check < solution
+        asked = notebook.cells[check].source.splitlines()[-1]
+        assert asked.startswith("checks.") and notebook.cells[solution].source.endswith(asked)
+        assert notebook.cells[solution].metadata.jupyter.source_hidden
+    assert prose(notebook).count("**Predict first.**") >= 2 or name == "04_rest_queries"
+
+
+# Their exercises.
+
+
+class Wrong(NamedTuple):
+    """A plausible wrong answer to the `exercise` (from 0), and what the hint then says."""
+
+    exercise: int
+    answer: str
+    hint: str
+
+
+WRONG = {
+    "01_auth": [
+        Wrong(0, 'repaired = broken | {"PREFECT_API_URL": url}', "both|Bearer|user and password|Basic|basic"),
+        Wrong(0, 'repaired = {"PREFECT_API_URL": url, "PREFECT_API_KEY": f"Bearer {working}"}', "begins with the word"),
+        Wrong(1, "revoked = next(name for name in three if name in keys.bearer())", "the server accepts the key of"),
+        Wrong(2, 'configuration = {"PREFECT_API_URL": url, "PREFECT_API_KEY": "*" * 30}', "refuses the key"),
+        Wrong(2, 'configuration = {"PREFECT_API_URL": url, "key": working}', "shows the key"),
+    ],
+    "02_limits": [
+        Wrong(0, "predicted = {1: 3, 3: 1, 5: 0.6, 10: 0.3}", "a limit of 3 it cannot take 1.0 s"),
+        Wrong(0, "predicted = {1: 3, 3: 3, 5: 3, 10: 3}", "less than 3.0 s"),
+        Wrong(
+            1, 'tags = dict.fromkeys(["orders", "archive"], "lesson-one"); limits.ensure("lesson-one", 5)', "same tag"
+        ),
+        Wrong(1, 'tags = {"orders": "lesson-o", "archive": "lesson-a"}', "no limit for the tag"),
+        Wrong(1, 'limits.ensure("lesson-o", 3); limits.ensure("lesson-a", 3)', "archive at once, and it takes 2"),
+        Wrong(1, 'limits.ensure("lesson-o", 2); limits.ensure("lesson-a", 2)', "A seat stays empty"),
+        Wrong(2, "leaked = next(tag for tag in suspects if not limits.read(tag).active_slots)", "has lost no slot"),
+        Wrong(2, "leaked = next(tag for tag in suspects if limits.read(tag).active_slots)", "is still taken"),
+        Wrong(2, "limits.ensure(leaked, 3)", "no longer 2"),
+        Wrong(2, "limits.ensure(leaked, 2)", "is still taken"),
+    ],
+    "03_parallel_flow": [
+        Wrong(
+            0,
+            """@flow(name="exercise cleanup")
+def job():
+    futures = [sql_query.submit(name) for name in broken]
+    cleanup()
+    return futures
+_ = job(return_state=True)""",
+            "before the last query had ended",
+        ),
+        Wrong(
+            0,
+            """@flow(name="exercise cleanup")
+def job():
+    futures = [sql_query.submit(name) for name in broken]
+    cleanup.submit(wait_for=futures).wait()
+_ = job(return_state=True)""",
+            "no cleanup|cleanup is",
+        ),
+        Wrong(1, 'wasted = {"batches": 0.0, "pool": 0.0, "server": 0.0}', "is not what 'batches' wasted"),
+        Wrong(
+            1,
+            'wasted = {w: limit * seconds(r) - sum(skewed) for w, r in skewed_runs.items()}; because = "c"',
+            "the cause is another one",
+        ),
+        Wrong(
+            2,
+            """newest = task(newest_order, task_run_name="newest_order")
+@flow(name="exercise query")
+def nightly():
+    for future in [newest.submit(), *[sql_query.submit(name) for name in names]]:
+        future.wait()
+_ = nightly(return_state=True)""",
+            "has no tag",
+        ),
+        Wrong(
+            2,
+            """newest = task(newest_order, tags=["database"], task_run_name="newest_order")
+@flow(name="exercise query")
+def nightly():
+    for future in [sql_query.submit(name) for name in names]:
+        future.wait()
+    newest()
+_ = nightly(return_state=True)""",
+            "began after all others",
+        ),
+    ],
+    "04_rest_queries": [
+        Wrong(0, 'slowest = frame.loc[frame["ran_seconds"].idxmax(), "name"]', "did not start in that time"),
+        Wrong(
+            0,
+            """found = views.task_runs(rest.rows(endpoints.task_runs(flow_run=earlier)), now)
+slowest = views.tagged(found, "database").sort_values("ran_seconds")["name"].iloc[0]""",
+            "and another one longer",
+        ),
+        Wrong(1, 'reasons = dict.fromkeys(waiting, "no worker")', "waits for another reason"),
+        Wrong(1, 'reasons = dict.fromkeys(waiting, "it is slow")', "one of the four reasons"),
+        Wrong(2, 'body = {"flow_run": {"state": {"type": {"any_": ["FAILED"]}}}}', "knows no filter 'flow_run'"),
+        Wrong(2, 'body = {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}', "misses runs of the type CRASHED"),
+        Wrong(2, 'body = {"flow_runs": {"tags": {"all_": []}}}', "that have not failed, too|misses"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a lab that the lessons of this module share."""
+    folder = tmp_path_factory.mktemp("lessons") / ".lab"
+    with pytest.MonkeyPatch.context() as patch:
+        forget_servers(patch)
+        patch.setenv("FLOWS_LAB_DIR", str(folder))
+        yield folder
+        lab.reset()
+
+
+def execute(notebook: NotebookNode, lab_folder: Path, **variables: str) -> NotebookNode:
+    """`notebook`, run by a kernel of its own in the folder of the lessons. Raises CellExecutionError."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+    client = NotebookClient(notebook, timeout=150, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}})
+    return client.execute(env=environment | {"FLOWS_LAB_DIR": str(lab_folder)} | variables)
+
+
+def text(cell: NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", GRADED)
+def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(name: str, lab_folder: Path) -> None:
+    """The stub and each wrong answer get the hint that fits them, the solution is right."""
+    interrupted = read(name)
+    del interrupted.cells[len(interrupted.cells) // 2 :]
+    interrupted.cells.append(nbformat.v4.new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+    with pytest.raises(Exception, match="Kernel died"):
+        execute(interrupted, lab_folder)
+    notebook = read(name)
+    expected: list[tuple[NotebookNode, str]] = []
+    checks, solutions = tagged(notebook, "check"), tagged(notebook, "solution")
+    for number in reversed(range(3)):
+        check = notebook.cells[checks[number]]
+        expected.append((check, "^Not yet: "))
+        expected.append((notebook.cells[solutions[number]], "^Right: "))
+        added = []
+        for wrong in (wrong for wrong in WRONG[name] if wrong.exercise == number):
+            cell = nbformat.v4.new_code_cell(f"{wrong.answer}\n{check.source.splitlines()[-1]}")
+            expected.append((cell, f"^Not yet: .*({wrong.hint})"))
+            added.append(cell)
+        assert added, "each exercise has a wrong answer that is tried"
+        notebook.cells[checks[number] + 1 : checks[number] + 1] = added
+    execute(notebook, lab_folder)
+    for cell, pattern in expected:
+        lines = text(cell).splitlines()
+        assert len(lines) == 1 and re.search(pattern, lines[0]), (cell.source, lines, pattern)
+    assert not (lab_folder / "lesson.json").exists() and lab.status().auth == "none"
+
+
+# Mistakes, in the lessons and in the kit.
+
+
+class Mistake(NamedTuple):
+    """`old` replaced by `new` in a lesson, or in a module of the kit; `lesson` has to turn red."""
+
+    lesson: str
+    where: str
+    old: str
+    new: str
+
+
+MISTAKES = {
+    "limit 20 in place of 3": Mistake("02_limits", "", 'limits.ensure("lesson", limit)', 'limits.ensure("lesson", 20)'),
+    "the tag dropped": Mistake(
+        "02_limits", "", '@task(tags=["lesson"], task_run_name="query', '@task(task_run_name="query'
+    ),
+    "cleanup not waiting": Mistake(
+        "03_parallel_flow", "", "        future.wait()\n    cleanup()\n    for", "        pass\n    cleanup()\n    for"
+    ),
+    "wait_for left out": Mistake("03_parallel_flow", "", "load.submit(wait_for=futures)", "load.submit()"),
+    "the header left out": Mistake("01_auth", "", '/admin/version", headers=header)', '/admin/version")'),
+    "the page size ignored": Mistake("04_rest_queries", "", '"limit": page_size, ', ""),
+    "the kit sets another limit": Mistake(
+        "02_limits", "limits.py", '"concurrency_limit": limit}', '"concurrency_limit": 20}'
+    ),
+    "the kit's reset leaves the counter": Mistake("02_limits", "limits.py", '{"active_slots": 0}', "{}"),
+    "the kit's job has no tag": Mistake("03_parallel_flow", "prefect_flow.py", "tags=[limits.TAG]", "tags=[]"),
+    "the kit retries everything": Mistake(
+        "03_parallel_flow", "prefect_flow.py", "    return passing and", "    return True or"
+    ),
+    "the kit reads one page": Mistake(
+        "04_rest_queries", "rest.py", "        if len(pages[-1]) < PAGE:\n", "        if True:\n"
+    ),
+    "the kit sends no header": Mistake(
+        "01_auth",
+        "auth.py",
+        "    if known.prefect_api_auth_string is not None:\n        pair",
+        "    if False:\n        pair",
+    ),
+    "the kit revokes nothing": Mistake("01_auth", "keys.py", "if holder != name}", "}"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_turns_a_lesson_red(mistake: Mistake, lab_folder: Path, tmp_path: Path) -> None:
+    notebook, variables = read(mistake.lesson), {}
+    if mistake.where:
+        for folder in ("flows", "scripts"):
+            shutil.copytree(settings.PROJECT / folder, tmp_path / folder)
+        module = tmp_path / "flows" / mistake.where
+        assert module.read_text().count(mistake.old) == 1
+        module.write_text(module.read_text().replace(mistake.old, mistake.new))
+        variables = {"PYTHONPATH": str(tmp_path)}
+    else:
+        cells = [cell for cell in code(notebook) if mistake.old in cell.source and not cell.metadata.get("tags")]
+        assert cells, "there is nothing to be mistaken about"
+        for cell in cells[:1]:
+            cell.source = cell.source.replace(mistake.old, mistake.new)
+    with pytest.raises(CellExecutionError) as red:
+        execute(notebook, lab_folder, **variables)
+    assert "AssertionError" in str(red.value), "red for the reason that it asserts"
