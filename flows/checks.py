@@ -136,8 +136,11 @@ def cleanup(flow: str) -> str:
     early = (queries["ended"].max() - cleanups["started"].min()).total_seconds()
     if early > 0:
         raise _No(f"cleanup began {early:.1f} s before the last query had ended. Wait for all futures first.")
-    if set(cleanups["state"]) != {"Completed"}:
-        raise _No(f"cleanup is {cleanups['state'].iloc[0]}: {cleanups['message'].iloc[0]}")
+    state = cleanups["state"].iloc[0]
+    if state == "NotReady":
+        raise _No("cleanup is NotReady, for good: wait_for means if they completed. Wait in the flow instead.")
+    if state != "Completed":
+        raise _No(f"cleanup is {state}: {cleanups['message'].iloc[0]}")
     return "a query failed, and cleanup came after the last one."
 
 
@@ -260,4 +263,4 @@ def _newest(flow: str, tasks: int) -> pages.Run:
         raise _No(f"the server knows of no run of a flow named {flow!r}. Run the cell above.")
     with contextlib.suppress(CannotRun):  # perhaps it has fewer
         return lessons.finished(runs[0]["id"], tasks, seconds=3)
-    return lessons.finished(runs[0]["id"])
+    return pages.run(runs[0]["id"])

@@ -78,7 +78,8 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
             auth, https = before.get("auth", "none"), before.get("https", False)
         _start_postgres(folder)
         if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
-            _start_server(folder, auth, https)
+            with prefect_server.alone():
+                _start_server(folder, auth, https)
         return _describe(folder)
 
 

@@ -4,13 +4,16 @@ It listens on loopback alone. What each setting is worth is measured in docs/con
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,6 +85,17 @@ def port(before: str | None) -> int:
     if found != FIRST_PORT:
         print(f"(port {FIRST_PORT} is taken by another program; it is {found} here)", file=sys.stderr, flush=True)
     return found
+
+
+@contextlib.contextmanager
+def alone() -> Generator[None]:
+    """Hold what a lab on this machine holds while its server starts: two would find the same port free."""
+    handle = os.open(tempfile.gettempdir(), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _answers(client: httpx.Client) -> bool:

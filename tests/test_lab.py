@@ -1,6 +1,7 @@
 """The lab: started, shared, described, stopped, repaired, and refused where it cannot be."""
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -79,6 +80,18 @@ def test_a_taken_port_is_left_alone_and_named(new_lab: Path) -> None:
         assert f"port {prefect_server.FIRST_PORT} is taken" in done.stderr
         url = answer(done)["api_url"]
         assert httpx.get(url.removesuffix("/api") + "/ui-settings").json()["api_url"] == url, "its pages find it there"
+
+
+def test_two_labs_that_start_at_the_same_moment_take_two_ports(new_lab: Path) -> None:
+    folders = [new_lab, new_lab.parent / "other"]
+    both = [start(LAB, "up", "--json", FLOWS_LAB_DIR=str(folder)) for folder in folders]
+    try:
+        said = [process.communicate(timeout=120) for process in both]
+        assert [process.returncode for process in both] == [0, 0], said
+        urls = {json.loads(out.splitlines()[-1])["api_url"] for out, _ in said}
+        assert len(urls) == 2 and {httpx.get(f"{url}/health").status_code for url in urls} == {200}
+    finally:
+        assert run(LAB, "reset", FLOWS_LAB_DIR=str(folders[1])).returncode == 0
 
 
 def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:
