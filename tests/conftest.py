@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from flows import lab, limits, settings
 
@@ -28,6 +29,15 @@ VARIABLES = (
     "FLOWS_LAB_API_URL",
     "FLOWS_PG_BIN",
 )
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 FLOW, LAB = "flows/prefect_flow.py", "scripts/lab.py"
 LIMIT = "scripts/setup_concurrency_limit.py"
 
@@ -179,3 +189,13 @@ def new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if folder.is_dir():
         lab.reset()
     assert processes_below(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = os.environ.get("FLOWS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    assert found, "no Chromium here: install Debian's package chromium, as .ci/run does, or name one in FLOWS_CHROMIUM"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM)
+        yield browser
+        browser.close()

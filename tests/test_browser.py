@@ -1,7 +1,6 @@
 """The monitor and the explorer in a real browser, on a real server: what people do, and what goes wrong for them."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,31 +12,12 @@ import fill
 import httpx
 import pytest
 from conftest import FLOW, answer, eventually, kill, run, start
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 
 from flows import lab, limits, openapi, pages, prefect_server, rest, settings
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 pytestmark = pytest.mark.long
 PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = os.environ.get("FLOWS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert found, "no Chromium here: install Debian's package chromium, as .ci/run does, or name one in FLOWS_CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

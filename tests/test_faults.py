@@ -14,6 +14,8 @@ from conftest import FLOW, answer, eventually, kill, run, slots, start
 
 from flows import lab, limits, mart, prefect_flow, settings, warehouse
 
+pytestmark = pytest.mark.long
+
 
 def staging() -> list[Path]:
     return [

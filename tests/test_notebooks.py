@@ -1,22 +1,31 @@
 """The lessons: their form, their exercises, and that a mistake in them or in the kit turns one of them red."""
 
+import contextlib
 import itertools
 import os
+import pickle
 import re
 import shutil
+import signal
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import httpx
 import nbformat
+import pandas as pd
 import pytest
-from conftest import forget_servers
+from conftest import eventually, forget_servers
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from playwright.sync_api import Browser, expect
+from streamlit.testing.v1 import AppTest
 
-from flows import lab, settings
+from flows import charts, lab, limits, prefect_server, settings
 
 FOLDER = settings.PROJECT / "notebooks"
 NAMES = ["01_auth", "02_limits", "03_parallel_flow", "04_rest_queries", "playground"]
@@ -280,12 +289,13 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
 
 
 class Mistake(NamedTuple):
-    """`old` replaced by `new` in a lesson, or in a module of the kit; `lesson` has to turn red."""
+    """`old` replaced by `new` in a lesson, or in a module of the kit; `lesson` has to turn red, and then `says` why."""
 
     lesson: str
     where: str
     old: str
     new: str
+    says: str = "AssertionError"
 
 
 MISTAKES = {
@@ -300,12 +310,19 @@ MISTAKES = {
     "the header left out": Mistake("01_auth", "", '/admin/version", headers=header)', '/admin/version")'),
     "the page size ignored": Mistake("04_rest_queries", "", '"limit": page_size, ', ""),
     "the kit sets another limit": Mistake(
-        "02_limits", "limits.py", '"concurrency_limit": limit}', '"concurrency_limit": 20}'
+        "02_limits",
+        "limits.py",
+        '"concurrency_limit": limit}',
+        '"concurrency_limit": 20}The server did not take the limit',
     ),
     "the kit's reset leaves the counter": Mistake("02_limits", "limits.py", '{"active_slots": 0}', "{}"),
     "the kit's job has no tag": Mistake("03_parallel_flow", "prefect_flow.py", "tags=[limits.TAG]", "tags=[]"),
     "the kit retries everything": Mistake(
-        "03_parallel_flow", "prefect_flow.py", "    return passing and", "    return True or"
+        "03_parallel_flow",
+        "prefect_flow.py",
+        "    return passing and",
+        "    return True orstill counts taken slots",
+        "without the other process to begin",
     ),
     "the kit reads one page": Mistake(
         "04_rest_queries", "rest.py", "        if len(pages[-1]) < PAGE:\n", "        if True:\n"
@@ -315,6 +332,7 @@ MISTAKES = {
         "auth.py",
         "    if known.prefect_api_auth_string is not None:\n        pair",
         "    if False:\n        pair",
+        "KeyError: ",
     ),
     "the kit revokes nothing": Mistake("01_auth", "keys.py", "if holder != name}", "}"),
 }
@@ -338,4 +356,123 @@ def test_a_mistake_turns_a_lesson_red(mistake: Mistake, lab_folder: Path, tmp_pa
             cell.source = cell.source.replace(mistake.old, mistake.new)
     with pytest.raises(CellExecutionError) as red:
         execute(notebook, lab_folder, **variables)
-    assert "AssertionError" in str(red.value), "red for the reason that it asserts"
+    assert mistake.says in str(red.value), "red for another reason"
+
+
+# The last lesson and the monitor.
+
+
+def page_of_a_run() -> None:
+    """The monitor, opened on the page of a run."""
+    import run_page
+    import shell
+
+    shell.pace()
+    run_page.show()
+
+
+@pytest.mark.long
+def test_the_last_lesson_ends_with_what_the_monitor_shows(
+    lab_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same frames and the same chart, of the same run on the same server."""
+    lab.server()
+    limits.ensure(limits.TAG, 3)
+    notebook = read("04_rest_queries")
+    kept = tmp_path / "lesson.pickle"
+    saved = f"import pickle\nwith open({str(kept)!r}, 'wb') as file:\n    pickle.dump((of_tag, chart.to_dict()), file)"
+    notebook.cells.insert(-1, nbformat.v4.new_code_cell(saved))
+    execute(notebook, lab_folder)
+    of_tag, chart = pickle.loads(kept.read_bytes())
+    drawn: list[tuple[pd.DataFrame, dict[str, Any]]] = []
+    usual = charts.run
+
+    def drawing(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> Any:
+        made = usual(task_runs, steps, limit)
+        drawn.append((task_runs, made.to_dict()))
+        return made
+
+    monkeypatch.setattr(charts, "run", drawing)
+    monkeypatch.syspath_prepend(str(settings.PROJECT / "streamlit"))
+    app = AppTest.from_function(page_of_a_run, default_timeout=60)
+    app.query_params["id"] = of_tag["flow_run_id"].iloc[0]
+    app.run()
+    assert not app.exception and len(drawn) == 1
+    pd.testing.assert_frame_equal(drawn[0][0], of_tag)
+    assert drawn[0][1] == chart
+
+
+# In the browser.
+
+
+@pytest.fixture
+def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a JupyterLab on a copy of the lessons, and the folder of the copy."""
+    shutil.copytree(FOLDER, tmp_path / "notebooks")
+    (tmp_path / "notebooks" / "02_limits.ipynb").write_text(nbformat.writes(without_outputs(read("02_limits"))))
+    port = prefect_server.free_port(8888)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
+    process = subprocess.Popen(
+        [*command, f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}"],
+        env=os.environ | {"FLOWS_LAB_DIR": str(lab_folder), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: answers(f"{url}/api"))
+        yield url, tmp_path / "notebooks"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def without_outputs(notebook: NotebookNode) -> NotebookNode:
+    for cell in code(notebook):
+        cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url).status_code == 200
+    return False
+
+
+@pytest.mark.long
+def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
+    jupyter: tuple[str, Path], lab_folder: Path, browser: Browser
+) -> None:
+    url, folder = jupyter
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    expect(page.get_by_role("tab", name="01_auth.ipynb")).to_be_visible(timeout=60_000)
+    page.goto(f"{url}/lab/tree/notebooks/02_limits.ipynb")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    kept = lab_folder / "lesson.json"
+    eventually(kept.exists, 60)
+    eventually(lambda: not kept.exists(), 150)
+    page.keyboard.press("Control+s")
+    saved = folder / "02_limits.ipynb"
+    eventually(lambda: "The lab is as you found it." in saved.read_text() and saved.read_text().endswith("}\n"), 60)
+    done = nbformat.read(saved, 4)
+    assert not [output for cell in code(done) for output in cell.outputs if output.output_type == "error"]
+    assert [cell.execution_count for cell in code(done)] == list(range(1, len(code(done)) + 1))
+    picture = page.locator(".widget-html img")
+    handle = page.locator(".widget-slider .noUi-handle").first
+    for _ in range(100):
+        if handle.count():
+            break
+        page.locator(".jp-Notebook").hover()
+        page.mouse.wheel(0, -400)
+        page.wait_for_timeout(50)
+    expect(picture).to_have_attribute("alt", "20 queries of 1.0 s under a limit of 3 take 7.0 s.")
+    before = picture.get_attribute("src")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    expect(picture).to_have_attribute("alt", "20 queries of 1.0 s under a limit of 4 take 5.0 s.", timeout=20_000)
+    assert picture.get_attribute("src") != before
+    page.close()
