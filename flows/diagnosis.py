@@ -9,7 +9,7 @@ import httpx
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from flows import auth, settings
+from flows import auth, settings, versions
 from flows.settings import CannotRun
 
 PATIENCE = 10  # seconds for each question
@@ -49,7 +49,7 @@ def check(url: str) -> Check:
             version = _ask(client, "GET", f"{url}/admin/version")
             found = replace(found, reachable=True, server_version=version)
             _ask(client, "POST", f"{url}/flow_runs/count")
-        heard = _websocket(url) if version is None or not version.startswith(("0.", "2.")) else ""
+        heard = _websocket(url) if versions.line(version).websocket else ""
         return replace(found, accepted=True, detail=" ".join(filter(None, [_both_set(), heard])))
     except CannotRun as error:
         return replace(found, detail=str(error))

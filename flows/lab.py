@@ -8,14 +8,13 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import psycopg
 from psycopg import sql
 
-from flows import auth, gateway, keys, postgres, prefect_server, processes, settings, state
+from flows import auth, gateway, keys, postgres, prefect_server, processes, settings, state, versions
 from flows.settings import CannotRun
 
 CONNECTIONS = 3  # what the role `etl` may open at once, and so the limit that the kit teaches
@@ -70,12 +69,16 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
     """Start what is down, repair what has crashed, and return the lab once all of it answers.
 
     `auth` says how callers are checked: "none"; "basic", by the server itself; "gateway", by bearer keys (flows.keys),
-    with `https` over TLS. None leaves that as it was, "none" on a new lab.
+    with `https` over TLS. None leaves that as it was, "none" on a new lab. Raises CannotRun where the Prefect of this
+    environment is another one than the lab's, where there is none to start, or where its server knows no "basic".
     """
     with state.held() as folder:
         before = state.read(folder)
         if auth is None:
             auth, https = before.get("auth", "none"), before.get("https", False)
+        here = versions.here()
+        if auth == "basic" and here and not versions.line(here).basic:
+            raise CannotRun(f"Prefect {here}'s server cannot check who calls. Choose --auth gateway, or none.")
         _start_postgres(folder)
         if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
             with prefect_server.alone():
@@ -121,20 +124,29 @@ def _start_postgres(folder: Path) -> None:
             if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
             connection.execute(sql.SQL("alter role {} connection limit {}").format(sql.Identifier(role), connections))
-        for name, owner in ((prefect_server.database(), "prefect"), ("warehouse", "postgres")):
-            if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
-                names = sql.Identifier(name), sql.Identifier(owner)
-                connection.execute(sql.SQL("create database {} owner {}").format(*names))
+    _create_database(data, "warehouse", "postgres")
     before = state.read(folder)
     state.write(folder, before | {"marks": before.get("marks", {}) | {"postgres": mark}})
 
 
+def _create_database(data: Path, name: str, owner: str) -> None:
+    with psycopg.connect(postgres.url(data, "postgres"), autocommit=True) as connection:
+        if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
+            names = sql.Identifier(name), sql.Identifier(owner)
+            connection.execute(sql.SQL("create database {} owner {}").format(*names))
+
+
 def _start_server(folder: Path, auth: str, https: bool) -> None:
     """Start the Prefect server, and a gateway before it if `auth` is "gateway"."""
+    version = versions.here()
+    if version is None:
+        raise CannotRun("There is no Prefect here to start. Name a server with PREFECT_API_URL, or run uv sync.")
     before = state.read(folder)
     _stop_server(folder)
     url = f"{'https' if https else 'http'}://127.0.0.1:{prefect_server.port(before.get('api_url'))}/api"
-    address = postgres.url(folder / "postgres", prefect_server.database(), "prefect")
+    database = prefect_server.database(version)
+    _create_database(folder / "postgres", database, "prefect")
+    address = postgres.url(folder / "postgres", database, "prefect")
     socket = _socket(folder) if auth == "gateway" else None
     basic = keys.auth_string() if auth == "basic" else None
     logs, marks = folder / "logs", {"postgres": before["marks"]["postgres"]}
@@ -148,7 +160,7 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
     except CannotRun:
         _stop_server(folder)
         raise
-    facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version("prefect")}
+    facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version}
     state.write(folder, facts | {"marks": marks})
 
 
@@ -160,10 +172,10 @@ def _stop_server(folder: Path) -> None:
 
 def _server_answers(folder: Path) -> bool:
     running = _describe(folder)
-    ours, theirs = version("prefect"), running.prefect_version
+    ours, theirs = versions.here(), running.prefect_version
     if not running.running or not theirs:
         return False
-    if ours.split(".")[0] != theirs.split(".")[0]:
+    if ours and ours.split(".")[0] != theirs.split(".")[0]:
         raise CannotRun(f"The lab runs Prefect {theirs}, this environment has {ours}. Run scripts/lab.py down first.")
     with contextlib.suppress(httpx.HTTPError):
         # 401 where the gateway lives; the server behind it is asked by who has a key.
@@ -203,8 +215,9 @@ def _describe(folder: Path) -> Lab:
     written, marks = state.read(folder), state.marks(folder)
     pids = {name: mark.pid for name, mark in marks.items() if processes.find(mark)}
     lab = Lab(pids=pids)
-    if "postgres" in pids:
-        lab = replace(lab, database=postgres.url(folder / "postgres", prefect_server.database()))
+    if "postgres" in pids and "prefect_version" in written:
+        database = prefect_server.database(written["prefect_version"])
+        lab = replace(lab, database=postgres.url(folder / "postgres", database))
     if marks and marks.keys() == pids.keys() and "prefect" in pids:
         known = {key: written[key] for key in ("api_url", "prefect_version", "auth") if key in written}
         lab = replace(lab, running=True, **known)

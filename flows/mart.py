@@ -71,6 +71,12 @@ def noted(staging: Path, query: str) -> dict[str, Any]:
     return {}
 
 
+def unfinished(staging: Path) -> int:
+    """How many queries have begun and not ended."""
+    notes = [noted(staging, file.stem) for file in staging.glob("*.json")]
+    return sum("started" in note and "ended" not in note for note in notes)
+
+
 def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
     """Write the rows of `cursor` to staging, with their types, and return how many there are."""
     columns = [column.name for column in cursor.description or ()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from flows import endpoints, reasons, rest, views
+from flows import endpoints, reasons, rest, versions, views
 from flows.rest import Request
 from flows.settings import CannotRun
 
@@ -183,7 +183,7 @@ def _history(chosen: Mapping[str, Any], start: pd.Timestamp) -> Request:
 
 def _limits(version: str | None) -> Request:
     """Of the two endpoints the one that says how many slots are taken: Prefect 2 has the list of holders alone."""
-    return endpoints.limits() if (version or "3").startswith("2.") else endpoints.counters()
+    return endpoints.counters() if versions.line(version).leases else endpoints.limits()
 
 
 def _counters(answer: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def _changed(page: Run) -> Request:
     flow_run_id, since = page.flow_run["flow_run_id"], page.read_at - _LAG
     if page.task_runs.empty:
         return endpoints.task_runs(flow_run=flow_run_id)
-    if not (page.version or "3").startswith("2."):
+    if versions.line(page.version).ends:
         return endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
     # The filters of Prefect 2 do not know when a task run ended.
     unended = page.task_runs[page.task_runs["ended"].isna()]["task_run_id"]

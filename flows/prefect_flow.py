@@ -1,6 +1,6 @@
 """The main job: 20 SQL queries submitted at once, as many at a time as the server's limit on their tag allows.
 
-python flows/prefect_flow.py [--scale F] [--limit N] [--queries a,b,…] [--json]
+python flows/prefect_flow.py [--scale F] [--limit N] [--limit-by tag|global] [--queries a,b,…] [--json]
 """
 
 import argparse
@@ -12,19 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import psycopg
 from prefect import flow, get_run_logger, task
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
-from prefect.tasks import exponential_backoff
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows import commands, lab, limits, mart, report, rest, warehouse
+from flows import commands, endpoints, lab, limits, mart, report, rest, versions, warehouse
 from flows.settings import CannotRun
 
 PERMANENT = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
@@ -34,25 +34,34 @@ class QueriesFailed(Exception):
     """Some queries of a run failed. The message names each of them."""
 
 
-def worth_retrying(task: object, task_run: object, state: Any) -> bool:
-    """Whether the query failed for a reason that may pass: a refused or broken connection, not an error in it."""
-    error = state.result(raise_on_failure=False)
+def worth_retrying(error: BaseException) -> bool:
+    """Whether a query failed for a reason that may pass: a refused or broken connection, not an error in it."""
     passing = isinstance(error, psycopg.OperationalError) and not isinstance(
         error, (psycopg.errors.QueryCanceled, psycopg.errors.DiskFull)
     )
     return passing and not any(reason in str(error) for reason in PERMANENT)
 
 
-@task(
-    tags=[limits.TAG],
-    task_run_name="{query}",
-    retries=6,
-    retry_delay_seconds=exponential_backoff(backoff_factor=0.5),  # short, since it keeps its slot meanwhile
-    retry_jitter_factor=1,
-    retry_condition_fn=worth_retrying,
-)
+DELAYS = (0.5, 1, 2, 4, 8, 16)  # short, since a task keeps its slot meanwhile
+
+
+@versions.task(worth_retrying, DELAYS, task_run_name="{query}", tags=[limits.TAG])
 def sql_query(query: str, staging: Path) -> Any:
-    """Run one query over a connection of its own, write its rows to staging, and return how many there are."""
+    """Run one query over a connection of its own, write its rows to staging, and return how many there are.
+
+    The server runs as many at a time as the limit of the tag allows.
+    """
+    return _run(query, staging)
+
+
+@versions.task(worth_retrying, DELAYS, task_run_name="{query}")
+def sql_query_in_slot(query: str, staging: Path) -> Any:
+    """As `sql_query`, with no tag: it waits for a slot of the global limit that has the tag's name."""
+    with versions.slot(limits.TAG):
+        return _run(query, staging)
+
+
+def _run(query: str, staging: Path) -> Any:
     if _interrupted(staging):
         return Cancelled(message="The run was interrupted before this query began.")
     started = time.time()
@@ -85,10 +94,11 @@ def cleanup(staging: Path) -> None:
     shutil.rmtree(staging)
 
 
-@flow(name="main_etl")
-def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -> Any:
+@flow(name="main_etl", task_runner=versions.task_runner())
+def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, limit_by: limits.Kind = "tag") -> Any:
     """Run `queries` (all for None) against TPC-H at `scale`, and load their rows into the mart.
 
+    How many run at a time is up to the server: the limit of their tag, or the "global" limit of that name.
     Raises QueriesFailed once all have ended and the mart holds what succeeded. After Ctrl-C it ends Cancelled.
     """
     _clear_abandoned()
@@ -96,8 +106,13 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
     warehouse.prepare(scale)
     staging = mart.open_staging(str(flow_run.id), rest.api_url())
     submitted = time.time()
-    futures: list[Any] = [sql_query.submit(name, staging) for name in names]
-    mart.note_task_runs(staging, [str(future.task_run_id) for future in futures])
+    run = sql_query
+    if limit_by == "global":
+        versions.ready_slots(limits.TAG)
+        run = sql_query_in_slot
+    task_runs = [run.submit(name, staging) for name in names]
+    mart.note_task_runs(staging, versions.task_run_ids(task_runs))
+    futures = versions.states(task_runs)
     try:
         _watch(names, staging, futures)
     except KeyboardInterrupt:
@@ -106,9 +121,11 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE) -
     _stop.clear()
     if interrupted:
         _interrupt(staging)
+        if limit_by == "tag":
+            versions.cancel([one for name, one in zip(names, task_runs, strict=True) if not mart.noted(staging, name)])
     # Waiting here, and not `wait_for=[allow_failure(…)]`, since that gives up on the first query that was
     # cancelled or crashed: it allows for failure alone, and cleanup would come before the last query's end.
-    concurrent.futures.wait([future.wrapped_future for future in futures])
+    concurrent.futures.wait(futures)
     try:
         load(staging, names)
     finally:
@@ -154,18 +171,22 @@ def _clear_abandoned() -> None:
         limit = limits.read()
         if limit and limit.active_slots and {holder["task_run_id"] for holder in limit.holders} <= task_runs:
             limits.reset()  # it was killed before the server had heard of the task run that took the slot
+        known = rest.send(endpoints.flow_run(run)) or {"parameters": {}}
+        left = mart.unfinished(staging)
+        if left and known["parameters"].get("limit_by") == "global" and not versions.line(versions.here()).leases:
+            limits.give_back(limits.TAG, left)
         state = {"type": "CRASHED", "name": "Crashed", "message": message}
         rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _watch(names: Sequence[str], staging: Path, futures: Sequence[Any]) -> None:
+def _watch(names: Sequence[str], staging: Path, futures: Sequence[Future[Any]]) -> None:
     """Show how many queries run, wait and are done until all are, or until `_stop` is set."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
         job = bar.add_task("", total=len(names))
-        left: Collection[Any] = [future.wrapped_future for future in futures]
+        left: Collection[Future[Any]] = futures
         while left and not _stop.is_set():
             _, left = concurrent.futures.wait(left, timeout=0.1)
             notes = [mart.noted(staging, name) for name in names]
@@ -175,12 +196,12 @@ def _watch(names: Sequence[str], staging: Path, futures: Sequence[Any]) -> None:
             bar.update(job, completed=done, description=text)
 
 
-def _row(name: str, staging: Path, submitted: float, future: Any) -> dict[str, Any]:
+def _row(name: str, staging: Path, submitted: float, future: Future[Any]) -> dict[str, Any]:
     """What became of one query; times in seconds, `started` and `ended` as Unix times, None where it never began."""
     note = mart.noted(staging, name)
     started, ended = note.get("started"), note.get("ended")
     try:
-        state = future.wrapped_future.result()
+        state = future.result()
         outcome, error = state.name, None if state.is_completed() else state.message
     except BaseException as crash:  # the thread died of it; whatever it was, the other queries' rows count
         outcome, error = "Crashed", repr(crash)
@@ -196,18 +217,19 @@ def _row(name: str, staging: Path, submitted: float, future: Any) -> dict[str, A
     }
 
 
-def _set_limit(url: str, wanted: int | None) -> int | None:
+def _set_limit(url: str, wanted: int | None, kind: limits.Kind) -> int | None:
     """The limit in force, set first on the kit's own lab where it has none or another one is wanted."""
-    limit = limits.read()
-    script = "python scripts/setup_concurrency_limit.py sets it"
+    limit = limits.read(kind=kind)
+    script = f"python scripts/setup_concurrency_limit.py{' --global' if kind == 'global' else ''} sets it"
     if lab.is_own(url) and (wanted is not None or limit is None):
-        limits.ensure(limits.TAG, wanted or lab.CONNECTIONS)
-        limit = limits.read()
+        limits.ensure(limits.TAG, wanted or lab.CONNECTIONS, kind)
+        limit = limits.read(kind=kind)
         if wanted is not None and wanted > lab.CONNECTIONS:
             taken = f"The lab's database takes {lab.CONNECTIONS} connections"
             print(f"{taken}: with a limit of {wanted} it refuses some queries, which try again.", file=sys.stderr)
     elif limit is None:
-        print(f"The tag {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.", file=sys.stderr)
+        what = "The tag" if kind == "tag" else "The global limit"
+        print(f"{what} {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.", file=sys.stderr)
     elif wanted not in (None, limit.limit):
         print(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.", file=sys.stderr)
     return limit.limit if limit else None
@@ -218,6 +240,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=_scale, default=warehouse.SCALE, help="TPC-H's size in GB (default 0.1)")
     parser.add_argument(
         "--limit", type=commands.whole_number, help="how many may run at once (default: as it is, 3 on a new lab)"
+    )
+    parser.add_argument(
+        "--limit-by",
+        choices=get_args(limits.Kind),
+        default="tag",
+        help="whose limit: the tag's, or the global one of that name, which is quicker on Prefect 2 (default: tag)",
     )
     parser.add_argument(
         "--queries", type=lambda text: text.split(","), help="names, separated by commas (default: all)"
@@ -241,7 +269,7 @@ def main() -> int:
     arguments = _arguments()
     warehouse.choose(arguments.queries)
     url = lab.server()
-    limit = _set_limit(url, arguments.limit)
+    limit = _set_limit(url, arguments.limit, arguments.limit_by)
     warehouse.prepare(arguments.scale)
     for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
         handler.setLevel(logging.CRITICAL)  # the table says it, and the server has the logs
@@ -254,7 +282,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     called = time.time()
     try:
-        state = main_etl(arguments.queries, arguments.scale, return_state=True)
+        state = main_etl(arguments.queries, arguments.scale, arguments.limit_by, return_state=True)
     except httpx.HTTPError as error:
         raise CannotRun(f"The server at {url} failed in the middle of the run: {error}. Run it again.") from None
     wall = time.time() - called

@@ -14,23 +14,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import psycopg
 from pydantic import SecretStr
 
-from flows import processes
+from flows import processes, versions
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
 WORK_POOL = "flows"
 
 
-def database() -> str:
-    """The name of its database: one for each line of Prefect, since neither can read the other's tables."""
-    return "prefect" + version("prefect").split(".")[0]
+def database(version: str) -> str:
+    """The name of the database of a server of this `version`: neither line of Prefect can read the other's tables."""
+    return "prefect" + version.split(".")[0]
 
 
 def start(
@@ -43,15 +42,17 @@ def start(
     Raises CannotRun with the log's last line where it does not come up.
     """
     stop(home)
-    _recount_slots(home, address)
+    if versions.line(versions.here()).leases:
+        _recount_slots(home, address)
     origin = url.removesuffix("/api")
     print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m"]
+    # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--log-level", "warning"]
     if socket is None:
-        command += ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
+        command += ["--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
     else:
-        # What `prefect server start` runs; it has no option for a socket.
-        command += ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--uds", str(socket)]
+        command += ["--uds", str(socket)]
         socket.parent.mkdir(mode=0o700, exist_ok=True)
         socket.unlink(missing_ok=True)
     environment = _environment(home, address, origin)

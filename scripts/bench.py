@@ -10,15 +10,12 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from prefect import flow, task
-from prefect.concurrency.sync import concurrency
-from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 from rich.table import Table
 
-from flows import commands, lab, limits, measures, rest
+from flows import commands, lab, limits, measures, rest, versions
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards
 Span = tuple[float, float]
@@ -38,7 +35,7 @@ plain = task(nap)
 @task
 def inside_global_limit(seconds: float) -> Span:
     """Sleep inside a slot of the global limit."""
-    with concurrency(NAME, occupy=1):
+    with versions.slot(NAME):
         return nap(seconds)
 
 
@@ -63,16 +60,16 @@ def global_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
 
     @flow(name="bench global limit")
     def run() -> list[Span]:
+        versions.ready_slots(NAME)
         return [future.result() for future in [inside_global_limit.submit(seconds) for _ in range(tasks)]]
 
     return run()
 
 
 def task_runner_cap(tasks: int, seconds: float, limit: int) -> list[Span]:
-    """A cap of the flow's own thread pool, which no other process shares."""
-    cap: Any = ThreadPoolTaskRunner(max_workers=limit)
+    """A cap of the flow's own thread pool, which no other process shares. Prefect 2 has none."""
 
-    @flow(name="bench task runner", task_runner=cap)
+    @flow(name="bench task runner", task_runner=versions.capped(limit))
     def run() -> list[Span]:
         return [future.result() for future in [plain.submit(seconds) for _ in range(tasks)]]
 
@@ -88,14 +85,17 @@ ENGINES: dict[str, Callable[[int, float, int], list[Span]]] = {
 
 
 def measure(tasks: int, seconds: float, limit: int) -> dict:
-    """The keys of the command's JSON; a row for each of ENGINES."""
+    """The keys of the command's JSON; a row for each of ENGINES that this version of Prefect has."""
     ideal = measures.ideal([seconds] * tasks, limit)
+    engines = dict(ENGINES)
     _remove_limits()  # a benchmark that was interrupted may have left them
     limits.ensure(NAME, limit)
-    rest.call("POST", "v2/concurrency_limits/", {"name": NAME, "limit": limit})
+    limits.ensure(NAME, limit, "global")
+    if versions.capped(limit) is None:
+        engines.pop("task runner cap")
     try:
         rows = []
-        for engine, run in ENGINES.items():
+        for engine, run in engines.items():
             called = time.time()
             spans = run(tasks, seconds, limit)
             wall = time.time() - called

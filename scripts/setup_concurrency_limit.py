@@ -1,4 +1,7 @@
-"""Set, show or free the limit of a tag: `python scripts/setup_concurrency_limit.py [--tag T] [--limit N] [--reset]`."""
+"""Set, show or free the limit of a tag, or a global limit.
+
+python scripts/setup_concurrency_limit.py [--tag TAG] [--global] [--limit N] [--reset] [--json]
+"""
 
 from dataclasses import asdict
 
@@ -9,29 +12,38 @@ def main() -> int:
     """Make the tag's limit as asked for, free its slots with --reset, and print what the server then says."""
     parser = commands.Arguments(description="Set how many task runs with a tag the server lets run at once.")
     parser.add_argument("--tag", default=limits.TAG, help=f"the tag (default {limits.TAG})")
+    parser.add_argument(
+        "--global",
+        dest="kind",
+        action="store_const",
+        const="global",
+        default="tag",
+        help="the global limit that has the tag's name, which flows/prefect_flow.py --limit-by global uses",
+    )
     parser.add_argument("--limit", type=commands.whole_number, help="how many (default 3; with --reset, as it is)")
     parser.add_argument("--reset", action="store_true", help="free the slots that dead runs still hold")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     lab.server()
     changed = False
-    before = limits.read(arguments.tag)
+    before = limits.read(arguments.tag, arguments.kind)
     if arguments.limit is not None or before is None or not arguments.reset:
-        changed = limits.ensure(arguments.tag, arguments.limit or lab.CONNECTIONS)
+        changed = limits.ensure(arguments.tag, arguments.limit or lab.CONNECTIONS, arguments.kind)
     if arguments.reset:
-        limits.reset(arguments.tag)
+        limits.reset(arguments.tag, arguments.kind)
         changed = changed or bool(before and (before.active_slots or before.holders))
-    now = limits.read(arguments.tag)
+    now = limits.read(arguments.tag, arguments.kind)
     assert now is not None, "a limit that was just read back"
     if arguments.json:
         commands.print_json(asdict(now) | {"changed": changed})
         return 0
     note = " (changed)" if changed else ""
-    print(f"The tag {now.tag!r}: at most {now.limit} at once{note}, {now.active_slots} slots taken")
+    what = "tag" if arguments.kind == "tag" else "global limit"
+    print(f"The {what} {now.tag!r}: at most {now.limit} at once{note}, {now.active_slots} slots taken")
     for holder in now.holders:
         print(f"  held by {holder['name']} ({holder['state']}), task run {holder['task_run_id']}")
     if arguments.reset and before and before.active_slots:
-        names = ", ".join(str(holder["name"]) for holder in before.holders) or "nobody"
+        names = ", ".join(str(holder["name"]) for holder in before.holders) or "nobody known"
         print(f"Freed {before.active_slots} slots, held by {names}. One that still works goes on beside the limit.")
     return 0
 

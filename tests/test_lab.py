@@ -137,12 +137,12 @@ def test_a_half_made_database_is_made_anew(new_lab: Path, what: str) -> None:
 
 def test_up_that_is_killed_while_the_server_starts_is_redone(new_lab: Path) -> None:
     caller = start(LAB, "up")
-    eventually(lambda: [found for found in processes_below(new_lab / "prefect") if "prefect" in found.cmdline()])
+    eventually(lambda: [found for found in processes_below(new_lab / "prefect") if "uvicorn" in found.cmdline()])
     caller.kill()
     caller.communicate()
     found = lab.up()
     assert found.running
-    servers = [process.pid for process in processes_below(new_lab / "prefect") if "server" in process.cmdline()]
+    servers = [process.pid for process in processes_below(new_lab / "prefect") if "uvicorn" in process.cmdline()]
     assert servers == [found.pids["prefect"]]
 
 
