@@ -1,0 +1,268 @@
+"""One set of contracts, kept by a server of each version of Prefect, for clients of each and for one without Prefect.
+
+    uv run pytest -m versions
+
+The servers stand behind gateways. A client of another kind is this file once more, run by another interpreter.
+"""
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from conftest import FLOW, LAB, answer, eventually, forget_servers, refused
+from streamlit.testing.v1 import AppTest
+
+from flows import diagnosis, endpoints, keys, lab, limits, pages, rest, settings, versions, views
+from flows.rest import Request
+from flows.settings import CannotRun, Refused
+
+pytestmark = pytest.mark.versions
+PYTHONS = {"2": settings.PROJECT / ".venv-prefect2/bin/python", "3": settings.PROJECT / ".venv/bin/python"}
+# Set for a client that is started by another one: who it is, where the servers are, what the main job reported.
+CLIENT, LABS, JOBS = "FLOWS_TEST_CLIENT", "FLOWS_TEST_LABS", "FLOWS_TEST_JOBS"
+HERE = (versions.here() or "none").split(".")[0]
+once = pytest.mark.skipif(LABS in os.environ, reason="it does not depend on the client")
+
+# Four, so that under a limit of 3 one waits: on Prefect 2 for 30 seconds.
+QUERIES = "busiest_clerks,days_between_orders,growth_by_nation,lines_per_order"
+
+WITHOUT_PREFECT = """
+import importlib.metadata, sys
+sys.modules["prefect"] = None
+known = importlib.metadata.version
+def version(name):
+    if name == "prefect":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+importlib.metadata.version = version
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def of_version(line: str, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of the kit, run by the Python that has this line of Prefect."""
+    command = [str(PYTHONS[line]), str(settings.PROJECT / program), *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="session")
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of two labs with gateways, one of each version, each started by its own Python."""
+    if LABS in os.environ:
+        yield Path(os.environ[LABS])
+        return
+    missing = [str(python) for python in PYTHONS.values() if not python.exists()]
+    assert not missing, f"{missing} are not there; docs/versions.md says how to make the second environment"
+    folder = tmp_path_factory.mktemp("versions")
+    try:
+        for line in PYTHONS:
+            up = of_version(line, LAB, "up", "--auth", "gateway", "--json", FLOWS_LAB_DIR=str(folder / line))
+            log = folder / line / "logs/prefect-server.log"
+            assert up.returncode == 0, up.stderr + log.read_text()[-3000:]
+            assert answer(up)["prefect_version"].startswith(line), up
+        yield folder
+    finally:
+        for line in PYTHONS:
+            of_version(line, LAB, "reset", FLOWS_LAB_DIR=str(folder / line))
+
+
+def job(line: str, labs: Path, *options: str) -> dict:
+    """What the main job reports of four queries."""
+    return answer(of_version(line, FLOW, "--queries", QUERIES, *options, "--json", FLOWS_LAB_DIR=str(labs / line)))
+
+
+@pytest.fixture(scope="session")
+def jobs(labs: Path) -> dict[str, dict]:
+    """What the main job reported on each server, counted by the tag's limit; the pages show its run."""
+    if JOBS in os.environ:
+        return json.loads(os.environ[JOBS])
+    with ThreadPoolExecutor() as pool:  # Prefect 2 mostly waits
+        return dict(zip(PYTHONS, pool.map(lambda line: job(line, labs), PYTHONS), strict=True))
+
+
+@pytest.fixture(params=PYTHONS)
+def server(request: pytest.FixtureRequest, labs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The line of the server that PREFECT_API_URL now names, with a key for its gateway."""
+    forget_servers(monkeypatch)
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(labs / request.param))
+    url, key = lab.status().api_url, keys.bearer()[keys.FIRST].get_secret_value()
+    # Nothing but these two says where the server is.
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(tmp_path / ".lab"))
+    monkeypatch.setenv("PREFECT_API_URL", str(url))
+    monkeypatch.setenv("PREFECT_API_KEY", key)
+    return request.param
+
+
+def test_the_client_is_the_one_that_was_meant() -> None:
+    assert os.environ.get(CLIENT, HERE) == HERE
+    if HERE == "none":
+        with pytest.raises(ImportError):
+            import prefect  # noqa: F401
+
+
+def test_the_server_says_its_version_and_takes_the_key(server: str) -> None:
+    assert rest.send(endpoints.version()).startswith(f"{server}.")
+    found = diagnosis.check(rest.api_url())
+    assert (found.reachable, found.accepted, found.scheme) == (True, True, "bearer"), found
+    assert versions.line(found.server_version) is {"2": versions.PREFECT_2, "3": versions.PREFECT_3}[server]
+
+
+@pytest.mark.parametrize("key", ["wrong", ""])
+def test_who_has_no_key_is_refused(server: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_KEY", key)
+    for request in (endpoints.version(), endpoints.flow_runs(), endpoints.counters()):
+        with pytest.raises(Refused, match="refuses the credentials"):
+            rest.send(request)
+    found = diagnosis.check(rest.api_url())
+    assert (found.reachable, found.accepted) == (True, False), found
+
+
+def test_all_rows_come_once_and_answers_in_order(server: str) -> None:
+    name = f"rows {uuid.uuid4()}"
+    flow = rest.call("POST", "flows/", {"name": name})["id"]
+    made = rest.gather([Request("POST", "flow_runs/", {"flow_id": flow, "name": str(n)}) for n in range(205)])
+    assert [run["name"] for run in made] == [str(n) for n in range(205)]
+    those = Request("POST", "flow_runs/filter", {"flows": {"id": {"any_": [flow]}}})
+    assert {run["id"] for run in rest.rows(those)} == {run["id"] for run in made}
+    assert len(rest.rows(those)) == 205 and len(rest.rows(those, 203)) == 203
+    assert len(rest.rows(those, start=200)) == 5
+
+
+def test_filters_choose_and_what_is_wrong_is_said(server: str) -> None:
+    name = f"chosen {uuid.uuid4()}"
+    flow = rest.call("POST", "flows/", {"name": name})["id"]
+    for run, state in (("a", "COMPLETED"), ("b", "FAILED"), ("bb", "RUNNING")):
+        rest.call("POST", "flow_runs/", {"flow_id": flow, "name": run, "tags": [run], "state": {"type": state}})
+
+    def names(**chosen: object) -> set[str]:
+        return {run["name"] for run in rest.send(endpoints.flow_runs(flow=name, **chosen))}
+
+    assert names() == {"a", "b", "bb"}
+    assert names(state=["COMPLETED"]) == {"a"} and names(state=["Failed", "RUNNING"]) == {"b", "bb"}
+    assert names(tag="b") == {"b"} and names(text="b") == {"b", "bb"}
+    history = endpoints.history(flow=name, start=datetime.now(timezone.utc) - timedelta(hours=1))
+    counts = [state["count_runs"] for bar in rest.send(history) for state in bar["states"]]
+    assert sum(counts) == 3
+    assert rest.send(endpoints.flow_run(str(uuid.uuid4()))) is None
+    for request, says in (
+        (Request("POST", "flow_runs/filter", {"flow_run": {}}), "knows no filter 'flow_run'"),
+        (Request("POST", "flow_runs/filter", {"limit": 201}), "answers 422"),
+        (Request("GET", "no_such_thing"), "has no such endpoint"),
+    ):
+        with pytest.raises(CannotRun, match=says):
+            rest.send(request)
+
+
+@pytest.mark.parametrize("kind", ["tag", "global"])
+def test_a_limit_is_set_read_and_changed(server: str, kind: limits.Kind) -> None:
+    name = f"set-{uuid.uuid4()}"
+    assert limits.read(name, kind) is None
+    assert limits.ensure(name, 4, kind) and not limits.ensure(name, 4, kind) and limits.ensure(name, 5, kind)
+    assert limits.read(name, kind) == limits.Limit(name, 5, 0, [])
+    assert limits.read(name, "global" if kind == "tag" else "tag") is None, "the two kinds are apart"
+
+
+def test_the_tag_s_limit_holds_names_its_holders_and_is_freed(server: str, jobs: dict[str, dict]) -> None:
+    tag = f"held-{uuid.uuid4()}"
+    limits.ensure(tag, 2)
+    program = [str(PYTHONS[server]), str(Path(__file__).with_name("hold.py")), tag]
+    holding = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: [holder["state"] for holder in limits.read(tag).holders] == ["Running"] * 2)
+        time.sleep(2)  # a third one would have begun
+        held = limits.read(tag)
+        runs = rest.send(endpoints.task_runs(tag=tag))
+        assert (held.limit, held.active_slots, len(runs)) == (2, 2, 3)
+        assert sorted(run["state_name"] for run in runs)[1:] == ["Running"] * 2, "a third one runs"
+        running = {run["id"] for run in runs if run["state_name"] == "Running"}
+        assert {holder["task_run_id"] for holder in held.holders} == running
+        shown = pages.limits().set_index("tag").loc[tag]
+        assert (shown["limit"], shown["taken"], len(shown["holders"])) == (2, 2, 2)
+    finally:
+        holding.kill()
+        holding.wait()
+    assert limits.read(tag).active_slots == 2, "there is nothing to free"
+    assert limits.reset(tag) == limits.Limit(tag, 2, 0, [])
+
+
+def test_the_global_limit_holds_and_is_freed(server: str) -> None:
+    name = f"held-{uuid.uuid4()}"
+    limits.ensure(name, 2, "global")
+    take = Request("POST", "v2/concurrency_limits/increment", {"names": [name], "slots": 1})
+    rest.send(take), rest.send(take)
+    with pytest.raises(CannotRun, match="answers 423"):
+        rest.send(take)
+    limits.give_back(name, 1)
+    assert limits.read(name, "global") == limits.Limit(name, 2, 1, [])
+    assert limits.reset(name, "global") == limits.Limit(name, 2, 0, [])
+    rest.send(take)
+
+
+def test_the_pages_show_the_main_job(server: str, jobs: dict[str, dict]) -> None:
+    done, first = jobs[server], pages.refresh(pages.overview(flow="main_etl"))
+    assert first.version.startswith(f"{server}.")
+    row = first.flow_runs.set_index("flow_run_id").loc[done["flow_run_id"]]
+    assert (row["flow"], row["state"], row["parameters"]["limit_by"]) == ("main_etl", "Completed", "tag")
+    assert first.limits.set_index("tag").loc["database", ["limit", "taken"]].tolist() == [3, 0]
+    page = pages.run(done["flow_run_id"])
+    for loaded in (page, pages.refresh_run(page)):
+        queries = views.tagged(loaded.task_runs, "database")
+        assert set(queries["name"]) == set(QUERIES.split(",")) and set(queries["state"]) == {"Completed"}
+        assert len(loaded.task_runs) == len(queries) + 2, "load and cleanup"
+        assert views.concurrency(queries, loaded.until)["running"].max() == 3
+        assert loaded.logs["message"].str.contains("4 of 4 queries completed").any()
+    assert len(pages.logs(done["flow_run_id"])) >= len(page.logs) > 1
+
+
+def test_the_monitor_opens(server: str, jobs: dict[str, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = settings.PROJECT / "streamlit"
+    monkeypatch.syspath_prepend(str(folder))
+    app = AppTest.from_file(str(folder / "main.py"), default_timeout=60).run()
+    assert not app.exception and not app.error, (app.exception, app.error)
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert int(shown["flow runs"]) >= 1, shown
+
+
+@once
+@pytest.mark.parametrize("line", PYTHONS)
+def test_the_main_job_keeps_the_limit(line: str, jobs: dict[str, dict], labs: Path) -> None:
+    by_tag = jobs[line]
+    assert (by_tag["state"], by_tag["completed"], by_tag["peak_concurrency"]) == ("Completed", 4, 3), by_tag
+    by_name = job(line, labs, "--limit-by", "global", "--limit", "2")
+    assert (by_name["state"], by_name["completed"], by_name["peak_concurrency"]) == ("Completed", 4, 2), by_name
+    # Who waits for a tag's slot asks again after 30 seconds in Prefect 2; nobody else waits for so long.
+    assert (by_tag["wall_seconds"] > 30) is (line == "2"), by_tag
+    assert by_name["wall_seconds"] < 30, by_name
+
+
+@once
+def test_what_a_version_cannot_do_is_said(labs: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / ".lab")
+    assert "Choose --auth gateway" in refused(of_version("2", LAB, "up", "--auth", "basic", FLOWS_LAB_DIR=folder))
+    assert "The lab runs Prefect 2.13.7" in refused(of_version("3", LAB, "up", FLOWS_LAB_DIR=str(labs / "2")))
+
+
+@once
+@pytest.mark.parametrize("client", ["2", "3", "none"])
+def test_another_client_keeps_the_same_contracts(
+    client: str, labs: Path, jobs: dict[str, dict], tmp_path: Path
+) -> None:
+    if client == HERE:
+        pytest.skip("this is the client that runs the other tests")
+    how = ["-c", WITHOUT_PREFECT] if client == "none" else ["-m", "pytest"]
+    options = ["-m", "versions", "-q", "--basetemp", str(tmp_path / "client"), __file__]
+    done = subprocess.run(
+        [str(PYTHONS["3" if client == "none" else client]), *how, *options],
+        env=os.environ | {CLIENT: client, LABS: str(labs), JOBS: json.dumps(jobs)},
+        cwd=settings.PROJECT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
