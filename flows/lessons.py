@@ -21,7 +21,7 @@ import psycopg
 import vl_convert
 from IPython.core.getipython import get_ipython
 
-from flows import endpoints, lab, limits, pages, prefect_server, rest, settings, warehouse
+from flows import endpoints, lab, limits, pages, rest, settings, warehouse
 from flows.settings import CannotRun
 
 LONGEST = 120  # seconds that a cell may take
@@ -143,7 +143,7 @@ def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
         return now - timedelta(hours=12), now
     columns = ("expected_start_time", "start_time", "end_time")
     moved = ", ".join(f"{column} = {column} - interval '1 day'" for column in columns)
-    with psycopg.connect(lab.database(prefect_server.database())) as connection:
+    with psycopg.connect(str(lab.status().database)) as connection:
         for table, key in (("flow_run", "id"), ("task_run", "flow_run_id")):
             connection.execute(f"update {table} set {moved} where {key} = %s", [flow_run_id])
     return now - timedelta(hours=36), now - timedelta(hours=12)

@@ -654,7 +654,7 @@ def test_no_secret_is_left_anywhere(guarded, folder: Path) -> None:
     for path in [*folder.rglob("*"), *notebooks]:
         if path.is_file() and path not in belongs and not path.is_relative_to(folder / "postgres"):
             texts[str(path)] = path.read_text(errors="replace")
-    with psycopg.connect(lab.database(prefect_server.database())) as connection:
+    with psycopg.connect(lab.status().database) as connection:
         tables = connection.execute(
             "select quote_ident(tablename) from pg_tables where schemaname = 'public'"
         ).fetchall()

@@ -311,7 +311,7 @@ def test_requests_and_bytes_beside_prefect_s_dashboard(
     shared_lab: str, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the same server: what the monitor's first page asks the API for, and what Prefect's dashboard does."""
-    database = lab.database(prefect_server.database())
+    database = lab.status().database
     fill.fill(database, 1000)
     ours: list[int] = []
     usual = rest._send
