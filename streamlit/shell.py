@@ -105,6 +105,8 @@ def live(
     """
     pace = PACES.get(st.session_state.get("pace") or "off")
     rests = st.session_state.get("hidden") or "dialog" in st.session_state
+    # Made here, in a container: the Streamlit that goes with Prefect 2 lets no fragment write to the sidebar itself.
+    health = st.sidebar.container().empty()
 
     @st.fragment(run_every=None if rests else pace)
     def part() -> None:
@@ -123,8 +125,7 @@ def live(
             st.error(plain(lost, 2000), icon=":material/error:")
             _offer_lab()
             return
-        with st.sidebar:
-            st.caption(_health(kept["page"], lost))
+        health.caption(_health(kept["page"], lost))
         if lost is not None:
             ago = time.monotonic() - kept["read"]
             st.warning(f"What follows is {ago:.0f} s old. {plain(lost, 2000)}", icon=":material/cloud_off:")
