@@ -21,7 +21,7 @@ import psycopg
 import vl_convert
 from IPython.core.getipython import get_ipython
 
-from flows import endpoints, lab, limits, pages, rest, settings, warehouse
+from flows import endpoints, lab, limits, pages, rest, settings, versions, warehouse
 from flows.settings import CannotRun
 
 LONGEST = 120  # seconds that a cell may take
@@ -163,13 +163,30 @@ def waiting_runs(deployment: str) -> dict[str, str]:
         rest.call("POST", "flow_runs/", of_flow | {"name": names[3], "state": {"type": "RUNNING", "name": "Running"}}),
     ]
     limits.ensure("lesson-full", 1)
-    for kind in ("RUNNING", "PENDING"):
-        of_run = {"flow_run_id": made[3]["id"], "task_key": "query", "dynamic_key": kind, "name": f"{kind.lower()} one"}
-        task = rest.call("POST", "task_runs/", of_run | {"tags": ["lesson-full"], "state": {"type": kind}})
-        if kind == "RUNNING":
-            holding = {"names": ["lesson-full"], "task_run_id": task["id"]}
-            rest.call("POST", "concurrency_limits/increment", holding)
+    hold_slot("lesson-full", made[3]["id"])
+    rest.call("POST", "task_runs/", _task_run(made[3]["id"], "lesson-full", "waiting one", "PENDING"))
     return {run["name"]: run["id"] for run in made}
+
+
+def hold_slot(tag: str, flow_run_id: str | None = None) -> None:
+    """Take a slot of `tag` for a task run that nobody runs, in the flow run `flow_run_id`, else in one of its own."""
+    if flow_run_id is None:
+        flow = rest.call("POST", "flows/", {"name": FLOW})
+        state = {"type": "RUNNING", "name": "Running"}
+        flow_run_id = rest.call("POST", "flow_runs/", {"flow_id": flow["id"], "name": "gone", "state": state})["id"]
+    counts = versions.line(rest.send(endpoints.version())).leases
+    task_run = rest.call(
+        "POST", "task_runs/", _task_run(str(flow_run_id), tag, "running one", "RUNNING" if counts else "PENDING")
+    )
+    if counts:
+        rest.call("POST", "concurrency_limits/increment", {"names": [tag], "task_run_id": task_run["id"]})
+    else:  # Prefect 2 takes the slot when the task run is to run
+        rest.call("POST", f"task_runs/{task_run['id']}/set_state", {"state": {"type": "RUNNING"}})
+
+
+def _task_run(flow_run_id: str, tag: str, name: str, state: str) -> dict[str, Any]:
+    those = {"flow_run_id": flow_run_id, "task_key": name, "dynamic_key": name, "name": name}
+    return those | {"tags": [tag], "state": {"type": state, "name": state.title()}}
 
 
 def _ended(page: pages.Run, tasks: int) -> bool:
