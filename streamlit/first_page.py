@@ -108,7 +108,7 @@ def _now(page: pages.Overview) -> None:
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(shell.plain(f"{count} wait{'s' if count == 1 else ''}: {why}", 600))
     shown = rows.assign(open=_links(rows["flow_run_id"]))[["name", "state", "why", "open"]]
-    st.dataframe(
+    shell.table(
         shell.coloured(shown, rows["state_type"]),
         hide_index=True,
         height=min(38 + 35 * len(shown), 320),
@@ -157,7 +157,7 @@ def _failed(page: pages.Overview) -> None:
             "open": _links(failed["flow_run_id"]),
         }
     )
-    st.dataframe(
+    shell.table(
         shown.head(50),
         hide_index=True,
         height=min(38 + 35 * len(shown), 180),
@@ -193,7 +193,7 @@ def _runs(page: pages.Overview) -> None:
             "open": _links(runs["flow_run_id"]),
         }
     )
-    event = st.dataframe(
+    event = shell.table(
         shell.coloured(shown, runs["state_type"]),
         hide_index=True,
         height=min(38 + 35 * len(shown), 420),

@@ -72,7 +72,7 @@ def _tasks(page: pages.Run) -> None:
             "why": [_why(row, page) for _, row in tasks.iterrows()] if len(tasks) <= 500 else tasks["message"],
         }
     )
-    st.dataframe(
+    shell.table(
         shell.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
         hide_index=True,
         height=min(38 + 35 * len(shown), 420),
@@ -118,7 +118,7 @@ def _logs(page: pages.Run) -> None:
             "message": lines["message"].str.slice(0, 2000),
         }
     )
-    st.dataframe(
+    shell.table(
         shown,
         hide_index=True,
         height=min(38 + 35 * len(shown), 420),

@@ -1,5 +1,6 @@
 """What every page of the monitor has: its head, its pace, and what it says when something is wrong."""
 
+import inspect
 import re
 import time
 from collections.abc import Callable, Generator
@@ -190,6 +191,12 @@ def chart(drawn: Any, key: str, *, stretch: bool = True) -> None:
     """An Altair chart, and below it its description, which is also what a screen reader says of it."""
     st.altair_chart(drawn, key=key, theme=None, width="stretch" if stretch else "content")
     st.caption(plain(drawn.description, 1000))
+
+
+def table(frame: Any, *, alt: str, **options: Any) -> Any:
+    """Streamlit's table of `frame`, with what a screen reader says of it where this Streamlit can tell it."""
+    spoken = {"alt": alt} if "alt" in inspect.signature(st.dataframe).parameters else {}
+    return st.dataframe(frame, **options, **spoken)
 
 
 def coloured(frame: pd.DataFrame, kinds: pd.Series) -> Any:
