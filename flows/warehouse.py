@@ -131,7 +131,7 @@ def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) 
     tables = {name: sql.Identifier(name) for name in files}
     connection.execute(sql.SQL("drop table if exists warehouse_scale, {}").format(sql.SQL(",").join(tables.values())))
     total = sum(file.stat().st_size for file in files.values())
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True, force_jupyter=False), transient=True) as bar:
         job = bar.add_task(f"Loading TPC-H at scale {scale}", total=total)
         for name, table in tables.items():
             connection.execute(sql.SQL("create table {} ({})").format(table, sql.SQL(TABLES[name])))
