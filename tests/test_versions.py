@@ -243,7 +243,7 @@ def test_the_main_job_keeps_the_limit(line: str, jobs: dict[str, dict], labs: Pa
     assert (by_name["state"], by_name["completed"], by_name["peak_concurrency"]) == ("Completed", 4, 2), by_name
     # Who waits for a tag's slot asks again after 30 seconds in Prefect 2; nobody else waits for so long.
     assert (by_tag["wall_seconds"] > 30) is (line == "2"), by_tag
-    assert by_name["wall_seconds"] < 30, by_name
+    assert line == "3" or by_name["wall_seconds"] < by_tag["wall_seconds"], (by_name, by_tag)
 
 
 @once
