@@ -189,7 +189,8 @@ def _styled(chart: Drawn) -> Drawn:
     axis = {"labelColor": grey, "titleColor": grey, "gridColor": faint, "domainColor": faint, "tickColor": faint}
     drawn: Any = chart
     return (
-        drawn.configure(background="transparent")
+        # Room for labels that a viewer's font makes wider than the one by which they were measured.
+        drawn.configure(background="transparent", padding={"left": 25, "top": 5, "right": 5, "bottom": 5})
         .configure_axis(**axis)
         .configure_legend(labelColor=grey, titleColor=grey)
         .configure_view(stroke=None)
