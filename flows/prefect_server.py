@@ -77,7 +77,8 @@ def start(
 
 def stop(home: Path) -> None:
     """End the server whose files lie in `home`, whoever started it."""
-    processes.stop(list(processes.working_in(home, "prefect")), signal.SIGTERM)
+    how = signal.SIGTERM if versions.line(versions.here()).stops else signal.SIGKILL
+    processes.stop(list(processes.working_in(home, "prefect")), how)
 
 
 def port(before: str | None) -> int:

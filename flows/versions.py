@@ -23,10 +23,11 @@ class Line:
     leases: bool  # it counts a tag's taken slots, and names their holders by leases that run out
     websocket: bool  # it hears of the states of task runs over a WebSocket
     ends: bool  # its filters know when a run ended
+    stops: bool  # it ends at SIGTERM; in the other one the services within take the signal, and nothing ends
 
 
-PREFECT_2 = Line(basic=False, leases=False, websocket=False, ends=False)
-PREFECT_3 = Line(basic=True, leases=True, websocket=True, ends=True)
+PREFECT_2 = Line(basic=False, leases=False, websocket=False, ends=False, stops=False)
+PREFECT_3 = Line(basic=True, leases=True, websocket=True, ends=True, stops=True)
 
 
 def line(version: str | None) -> Line:
