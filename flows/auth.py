@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from flows import settings
+from flows import settings, versions
 from flows.settings import CannotRun, Refused
 
 CLOUD = "https://api.prefect.cloud/"
@@ -121,6 +121,8 @@ def use(
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if certificate:
+        os.environ[versions.certificate_variable()] = str(certificate)
     context: Any = sys.modules.get("prefect.context")
     if context is not None:
         # Prefect reads the environment when it is imported, and not again.

@@ -43,6 +43,11 @@ def here() -> str | None:
         return None
 
 
+def certificate_variable() -> str:
+    """The variable that tells Prefect's own client whose certificates to trust; in Prefect 2 all of httpx reads it."""
+    return "SSL_CERT_FILE" if line(here()) is PREFECT_2 else "PREFECT_API_SSL_CERT_FILE"
+
+
 def task(
     worth_retrying: Callable[[BaseException], bool], delays: Sequence[float], **options: Any
 ) -> Callable[[Callable[..., Any]], Any]:

@@ -6,7 +6,7 @@ python scripts/lab.py up|down|status|reset [--auth none|basic|gateway] [--https]
 import shlex
 from dataclasses import asdict
 
-from flows import commands, gateway, keys, lab, settings
+from flows import commands, gateway, keys, lab, settings, versions
 
 
 def main() -> int:
@@ -56,7 +56,9 @@ def _exports(found: lab.Lab) -> list[str]:
         exports.append('PREFECT_CLIENT_CUSTOM_HEADERS="{\\"Authorization\\": \\"Bearer $PREFECT_API_KEY\\"}"')
     if str(found.api_url).startswith("https:"):
         certificate = gateway.certificate(settings.read().flows_lab_dir / "gateway")
-        exports.append(f"PREFECT_API_SSL_CERT_FILE={shlex.quote(str(certificate))}")
+        # The kit's own requests read the first; Prefect's client reads the second, which is another one in Prefect 2.
+        for name in dict.fromkeys(["PREFECT_API_SSL_CERT_FILE", versions.certificate_variable()]):
+            exports.append(f"{name}={shlex.quote(str(certificate))}")
     return exports
 
 
