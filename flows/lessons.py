@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import psutil
 import psycopg
 import vl_convert
 from IPython.core.getipython import get_ipython
 
-from flows import endpoints, lab, limits, pages, rest, settings, versions, warehouse
+from flows import endpoints, lab, limits, pages, processes, rest, settings, versions, warehouse
 from flows.settings import CannotRun
 
 LONGEST = 120  # seconds that a cell may take
@@ -60,14 +61,16 @@ def begin() -> None:
     _guard()
     print("Starting what this lesson needs. Where nothing runs yet, that takes about 15 seconds.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
+        lab.server()
+        for kept in _kept().parent.glob("*.json"):
+            owner = processes.find(processes.Mark(*json.loads(kept.read_text())["mark"]))
+            if owner is None or owner.pid == os.getpid():
+                _put_back(kept, interrupted=True)
         url = lab.server()
-        if _kept().exists():
-            end(said=False)
-            url = lab.server()
         warehouse.prepare()
-    found = lab.status()
-    before = {"api_url": url, "auth": found.auth if lab.is_own(url) else None, "limits": _limits()}
-    _kept().write_text(json.dumps(before))
+    mark = processes.Mark(os.getpid(), psutil.Process().create_time())
+    auth = lab.status().auth if lab.is_own(url) else None
+    _kept().write_text(json.dumps({"mark": mark, "api_url": url, "auth": auth, "limits": _limits()}))
     print("Ready.")
 
 
@@ -84,27 +87,13 @@ def guarded(auth: str, https: bool = False) -> str:
         return lab.server()
 
 
-def end(said: bool = True) -> None:
+def end() -> None:
     """Remove FLOW and POOL; put the limits, and how the lab checks its callers, back to what `begin` found."""
     if not _kept().exists():
         raise CannotRun("This lesson has ended already, or was never begun. Run its first cells again.")
-    before = json.loads(_kept().read_text())
     with contextlib.redirect_stderr(io.StringIO()):
-        if before["auth"] is not None and before["auth"] != lab.status().auth:
-            lab.up(auth=before["auth"])
-        if lab.server() == before["api_url"]:
-            for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
-                rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
-            rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
-            for tag in _limits().keys() - before["limits"].keys():
-                rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
-            for tag, limit in before["limits"].items():
-                limits.ensure(tag, limit)
-                if not said:  # a lesson that was interrupted may have left slots taken
-                    limits.reset(tag)
-    _kept().unlink()
-    if said:
-        print("The lab is as you found it.")
+        _put_back(_kept())
+    print("The lab is as you found it.")
 
 
 def wait_for(happens: Callable[[], object], what: str, seconds: float = 60) -> None:
@@ -209,7 +198,27 @@ def _limits() -> dict[str, int]:
 
 
 def _kept() -> Path:
-    return settings.read().flows_lab_dir / "lesson.json"
+    """The file in which the lesson of this kernel remembers how it found the lab."""
+    folder = settings.read().flows_lab_dir / "lessons"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{os.getpid()}.json"
+
+
+def _put_back(kept: Path, interrupted: bool = False) -> None:
+    before = json.loads(kept.read_text())
+    if before["auth"] is not None and before["auth"] != lab.status().auth:
+        lab.up(auth=before["auth"])
+    if lab.server() == before["api_url"]:
+        for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
+            rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
+        rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
+        for tag in _limits().keys() - before["limits"].keys():
+            rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
+        for tag, limit in before["limits"].items():
+            limits.ensure(tag, limit)
+            if interrupted:  # it may have left slots taken
+                limits.reset(tag)
+    kept.unlink()
 
 
 _timers: list[threading.Timer] = []
