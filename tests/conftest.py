@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits, settings
 
@@ -199,3 +200,13 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The monitor, not opened yet."""
+    folder = settings.PROJECT / "streamlit"
+    monkeypatch.syspath_prepend(str(folder))
+    for script in folder.glob("*.py"):  # each app registers its own components, when its modules are imported
+        sys.modules.pop(script.stem, None)
+    return AppTest.from_file(str(folder / "main.py"), default_timeout=60)

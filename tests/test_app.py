@@ -9,15 +9,6 @@ from streamlit.testing.v1 import AppTest
 
 from flows import actions, limits, rest, settings, views
 
-PAGES = settings.PROJECT / "streamlit"
-
-
-@pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    """The monitor, not opened yet."""
-    monkeypatch.syspath_prepend(str(PAGES))
-    return AppTest.from_file(str(PAGES / "main.py"), default_timeout=60)
-
 
 def said(app: AppTest) -> str:
     assert not app.exception, app.exception

@@ -8,7 +8,6 @@ The servers stand behind gateways. A client of another kind is this file once mo
 import json
 import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -223,12 +222,8 @@ def test_the_pages_show_the_main_job(server: str, jobs: dict[str, dict]) -> None
     assert len(pages.logs(done["flow_run_id"])) >= len(page.logs) > 1
 
 
-def test_the_monitor_opens(server: str, jobs: dict[str, dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = settings.PROJECT / "streamlit"
-    monkeypatch.syspath_prepend(str(folder))
-    for script in folder.glob("*.py"):  # each app registers its own components, when its modules are imported
-        sys.modules.pop(script.stem, None)
-    app = AppTest.from_file(str(folder / "main.py"), default_timeout=60).run()
+def test_the_monitor_opens(server: str, jobs: dict[str, dict], app: AppTest) -> None:
+    app.run()
     assert not app.error and not app.exception, [trouble.value for trouble in (*app.error, *app.exception)]
     shown = {metric.label: metric.value for metric in app.metric}
     assert int(shown["flow runs"]) >= 1, shown
