@@ -1,7 +1,9 @@
-"""Try the newest version of all that the kit depends on, and report what broke: `python scripts/try_newest.py`.
+"""Try what a newer date, and one upper bound less, would install: say what still works, and what breaks.
 
-It works on a copy of the project in a temporary folder, in which `exclude-newer` and the upper bounds are left out; but
-for those of the group `prefect2`, without which Prefect 2.13.7 can neither be installed nor started.
+python scripts/try_newest.py [--group prefect3|prefect2] [--json]
+
+Each trial is a copy of the project in a temporary folder, with an environment and a lab of its own. The first trial of
+a group keeps its bounds and takes the newest versions; each further one leaves out one bound. Nothing here is changed.
 """
 
 import json
@@ -11,111 +13,142 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import tomli
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from rich.console import Console
-from rich.table import Table
 
 from flows import commands, settings
+from flows.settings import CannotRun
 
-GROUPS = {
-    "prefect3": ["flows/prefect_flow.py", "--json"],
-    "prefect2": ["flows/prefect_flow.py", "--limit-by", "global", "--json"],
-}
-TESTS = ["tests/test_rest.py", "tests/test_limits.py", "tests/test_views.py"]
-
-
-def unbounded(text: str) -> str:
-    """`text`, a pyproject.toml, without `exclude-newer` and those bounds, for the Python that runs this alone."""
-    known = tomli.loads(text)
-    groups = known["dependency-groups"]
-    for written in [*known["project"]["dependencies"], *groups["prefect3"], *groups["learn"], *groups["dev"]]:
-        free = Requirement(written)
-        free.specifier = SpecifierSet(",".join(str(one) for one in free.specifier if "<" not in one.operator))
-        text = text.replace(f'"{written}"', f'"{free}"')
-    text = re.sub(r"^exclude-newer.*\n", "", text, flags=re.M)
-    version = f">={sys.version_info.major}.{sys.version_info.minor}"
-    return re.sub(r"^requires-python.*$", f'requires-python = "{version}"', text, flags=re.M)
+GROUPS = ("prefect3", "prefect2")
+SHOWN = ("prefect", "fastapi", "griffe", "pydantic", "sqlalchemy", "streamlit", "typer", "uvicorn")
+VERSIONS = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+DEPLOY = """
+import subprocess, sys
+from flows import lab
+lab.server()
+sys.exit(subprocess.call([sys.argv[1], "deploy", "flows/prefect_flow.py:main_etl"], stdin=subprocess.DEVNULL))
+"""
 
 
-def attempt(group: str, project: Path) -> dict[str, Any]:
-    """What came of one group: `group`, `broke` (the step, or None), `said` (its last lines), `newer` (by package)."""
-    environment = project / f".venv-{group}"
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "VIRTUAL_ENV"))}
-    variables |= {"UV_PROJECT_ENVIRONMENT": str(environment), "FLOWS_LAB_DIR": str(project / f".lab-{group}")}
-    chosen = ["--no-default-groups", "--group", group, "--group", "learn", "--group", "dev"]
-    python = str(environment / "bin" / "python")
-    steps = {
-        "install": ["uv", "sync", "--quiet", *chosen],
-        "main job": [python, *GROUPS[group]],
-    }
-    if group == "prefect3":
-        steps["tests"] = [python, "-m", "pytest", "-q", *TESTS]
-    found: dict[str, Any] = {"group": group, "broke": None, "said": "", "newer": {}}
-    try:
-        for step, command in steps.items():
-            print(f"{group}: {step}", file=sys.stderr, flush=True)
-            done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True)
-            if done.returncode:
-                lines = f"{done.stdout}\n{done.stderr}".strip().splitlines()
-                return found | {"broke": step, "said": "\n".join(lines[-5:])}
-            if step == "install":
-                found["newer"] = dict(_newer(group, python))
-    finally:
-        if Path(python).exists():
-            subprocess.run([python, "scripts/lab.py", "reset"], cwd=project, env=variables, capture_output=True)
-    return found
+@dataclass
+class Trial:
+    """How one trial went; `without` is the bound that was left out, `broke` the step that failed, if one did."""
+
+    group: str
+    without: str | None
+    versions: dict[str, str]
+    broke: str | None = None
+    detail: str = ""
 
 
 def main() -> int:
-    """Try each group. Returns 1 where one broke."""
-    parser = commands.Arguments(description="Try the newest versions, and report what broke.")
+    """Run the trials and print what came of them. Returns 1 where the newest versions within the bounds break."""
+    parser = commands.Arguments(description="Try the newest versions of what the kit depends on.")
+    parser.add_argument("--group", choices=GROUPS, help="this group alone (default: both)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    if not shutil.which("uv"):
-        raise settings.CannotRun("There is no uv here, which installs the versions. Run pip install uv.")
-    with tempfile.TemporaryDirectory(prefix="flows-newest-") as folder:
-        project = Path(folder) / "project"
-        leave = shutil.ignore_patterns(".git", ".venv*", ".lab*", "artifacts", "uv.lock", "__pycache__", ".*_cache")
-        shutil.copytree(settings.PROJECT, project, ignore=leave)
-        written = project / "pyproject.toml"
-        written.write_text(unbounded(written.read_text()))
-        found = [attempt(group, project) for group in GROUPS if group == "prefect3" or sys.version_info < (3, 12)]
+    if shutil.which("uv") is None:
+        raise CannotRun("There is no uv here, which makes the environments. Run python3 -m pip install uv.")
+    trials = []
+    for group in [arguments.group] if arguments.group else GROUPS:
+        for bound in (None, *bounds(group)):
+            trials.append(attempt(group, bound))
+            if not arguments.json:
+                _show(trials[-1])
+    movable = not any(trial.broke for trial in trials if trial.without is None)
     if arguments.json:
-        commands.print_json({"groups": found, "broken": [one["group"] for one in found if one["broke"]]})
+        commands.print_json({"movable": movable, "trials": [asdict(trial) for trial in trials]})
     else:
-        table = Table("group", "broke at", "newer than here")
-        for one in found:
-            newer = "\n".join(f"{name} {old} -> {new}" for name, (old, new) in one["newer"].items())
-            table.add_row(one["group"], one["broke"] or "nothing", newer or "nothing")
-        Console().print(table)
-        for one in found:
-            if one["broke"]:
-                print(f"{one['group']}, {one['broke']}:\n{one['said']}")
-    return 1 if any(one["broke"] for one in found) else 0
+        print("`exclude-newer` can be moved to today." if movable else "`exclude-newer` has to stay as it is.")
+    return 0 if movable else 1
 
 
-def _newer(group: str, python: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """The packages that are newer than in this project's own environment for the group, by name."""
-    own = settings.PROJECT / (".venv" if group == "prefect3" else ".venv-prefect2") / "bin" / "python"
-    before, after = _installed(str(own)), _installed(python)
-    for name in sorted(before.keys() & after.keys()):
-        if before[name] != after[name]:
-            yield name, (before[name], after[name])
+def bounds(group: str) -> list[str]:
+    """The requirements of `group` that have an upper bound; one on an exact version is meant to stay."""
+    project = tomli.loads((settings.PROJECT / "pyproject.toml").read_text())
+    return [requirement for requirement in project["dependency-groups"][group] if "<" in requirement.split(";")[0]]
 
 
-def _installed(python: str) -> dict[str, str]:
-    if not Path(python).exists():
-        return {}
-    listed = subprocess.run(
-        ["uv", "pip", "list", "--python", python, "--format", "json"], capture_output=True, text=True
-    )
-    return {one["name"]: one["version"] for one in json.loads(listed.stdout or "[]")}
+def loosened(text: str, bound: str | None) -> str:
+    """`text` of pyproject.toml without `exclude-newer`, and with `bound` left out of its requirement."""
+    text = re.sub(r"(?m)^exclude-newer = .*\n", "", text)
+    return text.replace(f'"{bound}"', f'"{re.sub(r",?<[^,]*", "", bound)}"') if bound else text
+
+
+def attempt(group: str, without: str | None) -> Trial:
+    """Install the newest that the bounds allow, but for the bound `without`, and see whether the kit works with it."""
+    trial = Trial(group, without, {})
+    with tempfile.TemporaryDirectory(prefix="flows-newest-") as folder:
+        copy = Path(folder) / "kit"
+        _copy(copy)
+        file = copy / "pyproject.toml"
+        file.write_text(loosened(file.read_text(), without))
+        python = str(copy / ".venv" / "bin" / "python")
+        some = "busiest_clerks,days_between_orders,lines_per_order"
+        steps = {
+            "install": _sync(group),
+            "start the lab": [python, "scripts/lab.py", "up"],
+            "main job": [python, "flows/prefect_flow.py", "--queries", some],
+            "limit": [python, "scripts/setup_concurrency_limit.py", "--reset"],
+            "authentication": [python, "scripts/test_prefect_auth.py"],
+            "deploy": [python, "-c", DEPLOY, str(copy / ".venv/bin/prefect")],
+            "tests": [python, "-m", "pytest", "-q", "tests/test_app.py", "-k", "first_page or cancelled or read_only"],
+        }
+        try:
+            for step, command in steps.items():
+                failure = _run(command, copy)
+                if failure is not None:
+                    trial.broke, trial.detail = step, failure
+                    break
+        finally:
+            if Path(python).exists():
+                _run([python, "scripts/lab.py", "reset"], copy)
+                named = subprocess.run([python, "-c", VERSIONS, *SHOWN], capture_output=True, text=True, check=False)
+                trial.versions = json.loads(named.stdout) if named.returncode == 0 else {}
+    return trial
+
+
+def _copy(to: Path) -> None:
+    """Copy what git knows of the project, as it is in the working tree."""
+    known = subprocess.run(["git", "ls-files", "-z"], cwd=settings.PROJECT, capture_output=True, text=True, check=False)
+    if known.returncode != 0:
+        raise CannotRun("The project is no git clone, so it is not known what to copy. Run this in a clone.")
+    for name in filter(None, known.stdout.split("\0")):
+        if (settings.PROJECT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(settings.PROJECT / name, to / name)
+
+
+def _sync(group: str) -> list[str]:
+    python = ["--python", sys.executable]
+    return ["uv", "sync", "--no-default-groups", "--group", group, "--group", "learn", "--group", "dev", *python]
+
+
+def _run(command: Sequence[str], folder: Path) -> str | None:
+    """The last lines that `command` printed if it failed, else None. Raises CannotRun where the index is away."""
+    ours = ("PREFECT_", "FLOWS_", "WAREHOUSE_URL", "UV_PROJECT_ENVIRONMENT", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return "It did not end within 10 minutes."
+    if done.returncode == 0:
+        return None
+    if command[0] == "uv" and ("error sending request" in done.stderr or "Failed to fetch" in done.stderr):
+        raise CannotRun("The package index cannot be reached. Look into the network, and into uv's own settings.")
+    lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+    return "\n".join(lines[-6:]).replace(str(folder), "…")
+
+
+def _show(trial: Trial) -> None:
+    what = f"{trial.group}, newest" + (f", without the bound {trial.without}" if trial.without else "")
+    print(f"{what}: " + (f"broke at: {trial.broke}" if trial.broke else "works"), flush=True)
+    print("  " + ", ".join(f"{name} {version}" for name, version in trial.versions.items()), flush=True)
+    for line in trial.detail.splitlines():
+        print(f"  | {line[:200]}", flush=True)
 
 
 if __name__ == "__main__":
