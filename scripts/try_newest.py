@@ -24,7 +24,11 @@ from flows.settings import CannotRun
 
 GROUPS = ("prefect3", "prefect2")
 SHOWN = ("prefect", "fastapi", "griffe", "pydantic", "sqlalchemy", "streamlit", "typer", "uvicorn")
-VERSIONS = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+VERSIONS = """
+import importlib.metadata, json, sys
+known = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
+print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))
+"""
 DEPLOY = """
 import subprocess, sys
 from flows import lab
@@ -138,7 +142,8 @@ def _run(command: Sequence[str], folder: Path) -> str | None:
     if done.returncode == 0:
         return None
     if command[0] == "uv" and ("error sending request" in done.stderr or "Failed to fetch" in done.stderr):
-        raise CannotRun("The package index cannot be reached. Look into the network, and into uv's own settings.")
+        cause = done.stderr.strip().splitlines()[-1].strip()
+        raise CannotRun(f"The package index cannot be reached: {cause}. Try again later.")
     lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
     return "\n".join(lines[-6:]).replace(str(folder), "…")
 
