@@ -213,7 +213,8 @@ def _put_back(kept: Path, interrupted: bool = False) -> None:
             rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
         rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
         for tag in _limits().keys() - before["limits"].keys():
-            rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
+            if tag.startswith(FLOW) or not interrupted:  # since an interruption, others may have made limits
+                rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
         for tag, limit in before["limits"].items():
             limits.ensure(tag, limit)
             if interrupted:  # it may have left slots taken

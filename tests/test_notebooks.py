@@ -264,6 +264,8 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
     interrupted.cells.append(nbformat.v4.new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     with pytest.raises(Exception, match="Kernel died"):
         execute(interrupted, lab_folder)
+    lab.server()
+    limits.ensure("of-somebody", 7)
     notebook = read(name)
     expected: list[tuple[NotebookNode, str]] = []
     checks, solutions = tagged(notebook, "check"), tagged(notebook, "solution")
@@ -283,6 +285,9 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         lines = text(cell).splitlines()
         assert len(lines) == 1 and re.search(pattern, lines[0]), (cell.source, lines, pattern)
     assert not list((lab_folder / "lessons").iterdir()) and lab.status().auth == "none"
+    lab.server()
+    kept = limits.read("of-somebody")
+    assert kept and kept.limit == 7, "the next lesson has removed what was made since the interruption"
 
 
 # Mistakes, in the lessons and in the kit.
