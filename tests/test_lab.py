@@ -169,6 +169,7 @@ def test_a_named_server_is_used_and_nothing_is_started(new_lab: Path, monkeypatc
     assert not lab.status().pids
 
 
+@pytest.mark.long
 def test_debian_s_postgresql_serves_as_well(new_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     assert found, "install Debian's package postgresql, as .ci/run does"
@@ -195,6 +196,7 @@ def test_a_lab_folder_that_is_a_file_is_refused(tmp_path: Path, new_lab: Path) -
     assert "cannot be used" in refused(run(LAB, "up", FLOWS_LAB_DIR=str(file / "lab")))
 
 
+@pytest.mark.long
 def test_a_disk_without_room_is_refused(tmp_path: Path, new_lab: Path, small_disk: Path) -> None:
     assert "less than 150 MB left" in refused(run(LAB, "up", FLOWS_LAB_DIR=str(small_disk)))
 

@@ -190,6 +190,7 @@ def test_a_scale_beyond_the_disk_is_refused_and_the_tables_stay(loaded: psycopg.
     assert warehouse.loaded_scale(lab.database("warehouse")) == warehouse.SCALE
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_during_the_load_is_said_and_nothing_is_lost(
     new_lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
