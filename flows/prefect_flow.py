@@ -161,7 +161,7 @@ def _clear_abandoned() -> None:
     """Finish what a run that was killed left behind: its state on the server, its slots, its staging folder."""
     message = "Its process was killed; a later run found out."
     for staging, task_runs in mart.abandoned(rest.api_url()).items():
-        run = staging.name
+        run = staging.stem  # a process that was killed while it made the folder left RUN.new
         limit = limits.read()
         # One may have been killed after its end was known, and before it gave its slot back.
         holding = task_runs & {holder["task_run_id"] for holder in limit.holders} if limit else set()

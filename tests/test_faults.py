@@ -164,8 +164,9 @@ def test_a_mart_that_cannot_be_written_keeps_its_old_tables(shared_lab: str, ful
     assert tables() == full_mart
 
 
-def test_staging_that_nobody_owns_any_more_is_removed(shared_lab: str, full_mart: dict) -> None:
-    left = settings.read().flows_lab_dir / "staging" / "00000000-0000-4000-8000-000000000000"
+@pytest.mark.parametrize("suffix", ["", ".new"])
+def test_staging_that_nobody_owns_any_more_is_removed(shared_lab: str, full_mart: dict, suffix: str) -> None:
+    left = settings.read().flows_lab_dir / "staging" / f"00000000-0000-4000-8000-000000000000{suffix}"
     left.mkdir(parents=True)
     (left / "owner.json").write_text(json.dumps({"api_url": shared_lab, "mark": [999999999, 1.0]}))
     assert run(FLOW, "--queries", "busiest_clerks").returncode == 0
