@@ -31,16 +31,20 @@ def header() -> dict[str, str]:
     wrong = flaw()
     if wrong:
         raise Refused(wrong)
-    known = settings.read()
-    custom = _custom()
-    if "Authorization" in custom and not os.environ.get(_ADDED):
-        return {"Authorization": custom["Authorization"]}
+    known, own = settings.read(), own_header()
+    if own is not None:
+        return {"Authorization": own}
     if known.prefect_api_auth_string is not None:
         pair = known.prefect_api_auth_string.get_secret_value()
         return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
     if known.prefect_api_key is not None:
         return {"Authorization": "Bearer " + known.prefect_api_key.get_secret_value()}
     return {}
+
+
+def own_header() -> str | None:
+    """The `Authorization` header that the user, not the kit, wrote into PREFECT_CLIENT_CUSTOM_HEADERS, if any."""
+    return None if os.environ.get(_ADDED) else _custom().get("Authorization")
 
 
 def trust() -> ssl.SSLContext | bool:
@@ -64,6 +68,9 @@ def trust() -> ssl.SSLContext | bool:
 
 def flaw() -> str | None:
     """What is wrong with the credentials as they are written, and how to put it right; None if nothing is."""
+    own = own_header()
+    if own is not None:
+        return _flaw_of_own(own)  # the others are not sent
     known = settings.read()
     for name, secret in (
         ("PREFECT_API_AUTH_STRING", known.prefect_api_auth_string),
@@ -86,6 +93,19 @@ def flaw() -> str | None:
         if not basic and " " in value:
             return f"{where} has a space in it ({masked(secret)}), which no key has. Copy the key again."
         return None  # the other kind is not sent
+    return None
+
+
+def _flaw_of_own(value: str) -> str | None:
+    name = "PREFECT_CLIENT_CUSTOM_HEADERS"
+    where = f"The Authorization in {name}, from {settings.origin(name)},"
+    if value != value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
+        return f"{where} has a line break or space around it or in it, as pasting leaves one. Set it without."
+    if not value.isascii():
+        return f"{where} has characters beyond ASCII, which no header can carry. Copy the key again."
+    # What is no scheme may be the secret itself, and schemes are shown.
+    if not re.fullmatch(r"[A-Za-z-]{1,20} \S.*", value):
+        return f"{where} is not a scheme, one space and a secret. Write `Bearer KEY`, or unset the variable."
     return None
 
 
@@ -131,11 +151,11 @@ def use(
 
 def _custom() -> dict[str, str]:
     """PREFECT_CLIENT_CUSTOM_HEADERS, with the name Authorization spelt so."""
-    written = os.environ.get("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}"
+    written = settings.read().prefect_client_custom_headers
     try:
-        custom = json.loads(written)
-        return {"Authorization" if name.lower() == "authorization" else name: custom[name] for name in custom}
-    except (ValueError, TypeError):
-        raise CannotRun(
-            "PREFECT_CLIENT_CUSTOM_HEADERS is no JSON object of names and values. Correct it, or unset it."
-        ) from None
+        custom = json.loads(written.get_secret_value() if written else "{}")
+        if isinstance(custom, dict) and all(isinstance(value, str) for value in custom.values()):
+            return {"Authorization" if name.lower() == "authorization" else name: custom[name] for name in custom}
+    except ValueError:
+        pass
+    raise CannotRun("PREFECT_CLIENT_CUSTOM_HEADERS is no JSON object of names and texts. Correct it, or unset it.")

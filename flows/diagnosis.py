@@ -61,6 +61,8 @@ def _scheme() -> str:
     known = settings.read()
     if auth.flaw() is None:
         return auth.scheme()
+    if auth.own_header() is not None:
+        return "none"  # what is no header may begin with the secret
     return "basic" if known.prefect_api_auth_string else "bearer"
 
 
@@ -135,6 +137,8 @@ def _unreachable(url: str, error: httpx.HTTPError) -> str:
         if "Name or service" in text or "nodename" in text or "name resolution" in text:
             return f"No machine has the name {httpx.URL(url).host}. Correct PREFECT_API_URL."
         return f"No server listens at {server}. Start it (for the lab: scripts/lab.py up), or correct PREFECT_API_URL."
+    if isinstance(error, httpx.LocalProtocolError):  # its text quotes the header, secret and all
+        return f"{server} was not asked: a header cannot be written. Correct the credentials that are set."
     return f"{server} hung up without an answer ({text}). If it expects https, write https:// in PREFECT_API_URL."
 
 

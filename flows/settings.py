@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     prefect_api_url: str | None = None
     prefect_api_key: SecretStr | None = None
     prefect_api_auth_string: SecretStr | None = None
+    prefect_client_custom_headers: SecretStr | None = None
     prefect_api_ssl_cert_file: Path | None = None
     prefect_api_tls_insecure_skip_verify: bool = False
     warehouse_url: SecretStr | None = None

@@ -109,6 +109,11 @@ def credentials(server: str, which: str) -> dict[str, str]:
     return {}
 
 
+def own_header(value: object) -> dict[str, str]:
+    """The variable of a user who writes the Authorization header by hand."""
+    return {"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Authorization": value})}
+
+
 def set_to(monkeypatch: pytest.MonkeyPatch, url: str, **variables: str) -> None:
     """The environment of a user who named the server at `url`."""
     forget_servers(monkeypatch)
@@ -466,6 +471,11 @@ def test_both_kinds_set_at_once(guarded) -> None:
         ({"PREFECT_API_KEY": f"{WRONG_KEY}\u2019"}, "beyond ASCII"),
         ({"PREFECT_API_KEY": f"Bearer {WRONG_KEY}"}, "begins with the word 'Bearer'"),
         ({"PREFECT_API_KEY": "pnu_0123 4567890123"}, "has a space in it"),
+        (own_header(f"Bearer {WRONG_KEY} "), "has a line break or space"),
+        (own_header(f"Bearer {WRONG_KEY}\n"), "has a line break or space"),
+        (own_header(f"Bearer {WRONG_KEY}\u2019"), "beyond ASCII"),
+        (own_header(WRONG_KEY), "is not a scheme, one space and a secret"),
+        (own_header(""), "is not a scheme, one space and a secret"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else str(value)[:40],
 )
@@ -475,6 +485,7 @@ def test_credentials_that_are_refused_are_explained(variables: dict, says: str, 
     assert done.returncode == 1 and says in done.stdout, (done.stdout, done.stderr)
     secret = next(iter(variables.values()), WRONG_KEY).strip()
     assert secret not in done.stdout + done.stderr or len(secret) < 10
+    assert WRONG_KEY not in (done.stdout + done.stderr).lower()
 
 
 def test_down_and_up_keep_the_guard(guarded) -> None:
@@ -580,6 +591,7 @@ def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
             f"https://api.prefect.cloud/api/accounts/{'a' * 36}/workspaces/{'b' * 36}",
         ),
         ({"PREFECT_CLIENT_CUSTOM_HEADERS": "Authorization: x"}, 2, "is no JSON object"),
+        (own_header(5), 2, "is no JSON object of names and texts"),
     ],
     ids=lambda value: None if isinstance(value, int) else str(value)[:60],
 )
