@@ -37,10 +37,17 @@ class Overview:
     task_runs: pd.DataFrame
     limits: pd.DataFrame
 
+    @property
+    def whole(self) -> bool:
+        """Whether `task_runs` are all that run or wait: of 200 nobody knows whether there are more."""
+        return len(self.task_runs) < rest.PAGE
+
 
 @dataclass(frozen=True)
 class Run:
     """A flow run's page: its row of FLOW_RUNS, its task runs, its first log lines, and the limits as they are now.
+
+    `limits` have no other holders than its own task runs.
 
     `reason` says why it waits, None if it does not. `until` is when it was read, or ended: its task runs that have not
     ended are taken to go on until then, and no longer.

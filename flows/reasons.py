@@ -8,10 +8,13 @@ import pandas as pd
 from flows.endpoints import FINAL
 
 
-def why(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None) -> str | None:
+def why(
+    run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None, *, whole: bool = True
+) -> str | None:
     """Why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
 
-    `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool.
+    `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool. `whole` is whether the
+    holders in `limits` are all there are: those of one flow run's page are not, since other runs take slots too.
     """
     if run["state_type"] in FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
         return None
@@ -29,7 +32,7 @@ def why(run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str
             return f"It is due at {_clock(run['submitted'])}."
     if "task_run_id" not in run:
         return f"A worker has taken it and starts it. {poll or ''}".strip() if run["work_pool"] else "It starts."
-    return _for_inputs(run, task_runs) or _for_slots(run, limits) or "It starts."
+    return _for_inputs(run, task_runs) or _for_slots(run, limits, whole) or "It starts."
 
 
 def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
@@ -37,7 +40,7 @@ def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
     return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
 
 
-def _for_slots(run: pd.Series, limits: pd.DataFrame) -> str | None:
+def _for_slots(run: pd.Series, limits: pd.DataFrame, whole: bool) -> str | None:
     limited = limits[limits["tag"].isin(run["tags"])]
     if limited.empty:
         return None
@@ -53,7 +56,9 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame) -> str | None:
     if nobody < 0:
         return f"{said}, while {limit['held']} task runs with that tag are said to run."
     if nobody > 0:
-        by = " and ".join(part for part in (by, f"{nobody} by nobody known; if that lasts, reset the limit") if part)
+        known = "nobody known; if that lasts, reset the limit"
+        unknown = f"{nobody} by {known if whole else 'other runs, or by nobody: the page Limits says which'}"
+        by = " and ".join(part for part in (by, unknown) if part)
     return f"{said}: {by}."
 
 

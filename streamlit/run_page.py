@@ -133,7 +133,8 @@ def _logs(page: pages.Run) -> None:
 
 
 def _why(row: pd.Series, page: pages.Run) -> str:
-    return reasons.why(row, page.limits, page.task_runs) or row["message"] or ""
+    # Its limits know the holders among its own task runs alone.
+    return reasons.why(row, page.limits, page.task_runs, whole=False) or row["message"] or ""
 
 
 def _ran(run: pd.Series) -> str:

@@ -221,6 +221,28 @@ def test_a_counted_slot_that_nobody_holds_is_seen(shared_lab: str) -> None:
         rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
 
 
+def test_a_slot_that_another_run_holds_is_not_called_nobody_s(shared_lab: str) -> None:
+    """On the page of a run; the first page knows the task runs of all runs."""
+    flow_id = rest.call("POST", "flows/", {"name": "views test"})["id"]
+    made = [rest.call("POST", "flow_runs/", {"flow_id": flow_id, "state": {"type": "RUNNING"}}) for _ in range(2)]
+    limits.ensure(TAG, 1)
+    try:
+        rest.call("PATCH", f"v2/concurrency_limits/tag:{TAG}", {"active_slots": 1})
+        for flow_run, name, state in zip(made, ("ahead", "behind"), ("RUNNING", "PENDING"), strict=True):
+            task_run = {"flow_run_id": flow_run["id"], "name": name, "task_key": name, "dynamic_key": "0"}
+            rest.call("POST", "task_runs/", task_run | {"tags": [TAG], "state": {"type": state}})
+        page, overview = pages.run(made[1]["id"]), pages.overview()
+        row, said = page.task_runs.iloc[0], f"1 of the 1 slots of the tag '{TAG}' are taken: "
+        assert reasons.why(row, page.limits, page.task_runs, whole=False) == (
+            f"{said}1 by other runs, or by nobody: the page Limits says which."
+        )
+        assert reasons.why(row, overview.limits, overview.task_runs) == f"{said}ahead."
+    finally:
+        rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
+        for flow_run in made:
+            rest.call("DELETE", f"flow_runs/{flow_run['id']}")
+
+
 def now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC")
 
