@@ -37,18 +37,21 @@ def cancel(flow_runs: pd.DataFrame) -> list[str]:
 def retry(flow_runs: pd.DataFrame) -> list[str]:
     """Schedule `flow_runs` (FLOW_RUNS) once more; return a sentence for each that was not scheduled.
 
-    Only one that has a deployment can be, since a worker has to find its code.
+    Only one that has a deployment can be, since a worker has to find its code, and only one that has ended: one that
+    somebody else has retried meanwhile would run twice.
     """
     _check()
     proposals, refused = {}, []
-    for run in flow_runs.to_dict("records"):
-        if not run["deployment_id"]:
-            refused.append(f"{run['name']} has no deployment, so no worker can run it. Start it where it was started.")
-            continue
-        message = "Retried from the monitor."
-        proposals[run["flow_run_id"]] = endpoints.set_state(
-            run["flow_run_id"], "SCHEDULED", "AwaitingRetry", message, force=True
-        )
+    for now in rest.gather([endpoints.flow_run(flow_run_id) for flow_run_id in flow_runs["flow_run_id"]]):
+        if now is None:
+            refused.append("One of the runs was deleted meanwhile.")
+        elif not now["deployment_id"]:
+            refused.append(f"{now['name']} has no deployment, so no worker can run it. Start it where it was started.")
+        elif now["state_type"] not in endpoints.FINAL:
+            refused.append(f"{now['name']} has not ended: {now['state_name']}. Wait until it has, or cancel it first.")
+        else:
+            message = "Retried from the monitor."
+            proposals[now["id"]] = endpoints.set_state(now["id"], "SCHEDULED", "AwaitingRetry", message, force=True)
     return refused + _propose(proposals)
 
 
