@@ -84,20 +84,21 @@ def _counts(page: pages.Overview) -> None:
     columns[1].metric("running", int(by_type.get("RUNNING", 0)))
     columns[2].metric("late", late)
     columns[3].metric("failed or crashed", int(by_type.get("FAILED", 0) + by_type.get("CRASHED", 0)))
-    columns[4].metric("task runs running", running)
-    columns[5].metric("task runs waiting", len(page.task_runs) - running)
+    more = "" if page.whole else "+"
+    columns[4].metric("task runs running", f"{running}{more}")
+    columns[5].metric("task runs waiting", f"{len(page.task_runs) - running}{more}")
 
 
 def _now(page: pages.Overview) -> None:
     st.markdown("##### What runs, and what waits and why")
     runs = page.flow_runs.set_index("flow_run_id")["name"]
     tasks = page.task_runs.assign(
-        why=[reasons.why(row, page.limits, page.task_runs) or "" for _, row in page.task_runs.iterrows()],
+        why=[_why(row, page) for _, row in page.task_runs.iterrows()],
         run=page.task_runs["flow_run_id"].map(runs),
     )
     waiting = page.flow_runs[page.flow_runs["state_type"].isin(["SCHEDULED", "PENDING", "PAUSED"])]
     flows = waiting.assign(
-        why=[reasons.why(row, page.limits, page.task_runs) or "" for _, row in waiting.iterrows()],
+        why=[_why(row, page) for _, row in waiting.iterrows()],
         run=waiting["name"],
     )
     rows = pd.concat([frame[["name", "state", "state_type", "why", "run", "flow_run_id"]] for frame in (tasks, flows)])
@@ -122,6 +123,10 @@ def _now(page: pages.Overview) -> None:
     )
 
 
+def _why(row: pd.Series, page: pages.Overview) -> str:
+    return reasons.why(row, page.limits, page.task_runs, whole=page.whole) or ""
+
+
 def _limits(page: pages.Overview) -> None:
     st.markdown("##### Limits")
     if page.limits.empty:
@@ -134,12 +139,11 @@ def _limits(page: pages.Overview) -> None:
         lines = [f"Running with it: {', '.join(names)}."] if names else []
         if limit["held"] > limit["limit"]:
             lines.append(f"It does not hold: {limit['held']} run, and {limit['limit']} may.")
-        elif limit["taken"] <= limit["limit"]:
+        elif limit["taken"] <= limit["limit"] and page.whole:
             lines.append("It holds.")
         if limit["taken"] > limit["held"]:
-            lines.append(
-                f"{limit['taken'] - limit['held']} more counted than are said to run; see Limits if that lasts."
-            )
+            known = "are said to run; see Limits if that lasts" if page.whole else "run among the 200 oldest"
+            lines.append(f"{limit['taken'] - limit['held']} more counted than {known}.")
         st.caption(shell.plain(" ".join(lines), 600))
 
 

@@ -1,5 +1,6 @@
 """What the monitor says when it cannot show what it is for, and what stands behind its buttons."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 from conftest import answering, forget_servers
 from streamlit.testing.v1 import AppTest
 
-from flows import actions, limits, rest, settings, views
+from flows import actions, limits, pages, rest, settings, views
 
 
 def said(app: AppTest) -> str:
@@ -69,6 +70,37 @@ def test_the_first_page_on_a_server(app: AppTest, shared_lab: str) -> None:
     assert "What runs, and what waits and why" in " ".join(text.value for text in app.markdown)
 
 
+def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
+    app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = pd.Timestamp.now("UTC")
+    one = dict.fromkeys(("flow_run_id", "name", "created", "end_time", "next_scheduled_start_time", "state"))
+    times = {"expected_start_time": now.isoformat(), "start_time": now.isoformat(), "run_count": 1}
+    waits = one | times | {"state_type": "PENDING", "state_name": "Pending", "tags": [limits.TAG], "start_time": None}
+    runs = one | times | {"state_type": "RUNNING", "state_name": "Running", "tags": []}
+
+    def shown(count: int) -> str:
+        answer = [{**(waits if number else runs), "id": str(number)} for number in range(count)]
+        tasks = views.task_runs(answer, now)
+        held = views.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}], {})
+        page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=held)
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "overview", lambda **_: page)
+            patch.setattr(pages, "refresh", lambda _: page)
+            app.session_state.again = True
+            app.run()
+        assert said(app) == ""
+        counts = [f"{metric.value} {metric.label}" for metric in app.metric if "task runs" in metric.label]
+        captions = [caption.value.replace("\\", "") for caption in app.caption]
+        return " ".join([*counts, *captions])
+
+    whole, partial = shown(199), shown(200)
+    assert "1 task runs running" in whole and "198 task runs waiting" in whole
+    assert "It holds." in whole and "3 by nobody known; if that lasts, reset the limit" in whole
+    assert "1+ task runs running" in partial and "199+ task runs waiting" in partial
+    assert "It holds." not in partial and "nobody known" not in partial and "by other runs, or by nobody" in partial
+
+
 def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     usual = rest._send
@@ -110,6 +142,13 @@ def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab
     assert refused.startswith("alone has no deployment")
     assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "AwaitingRetry"
     assert rest.call("GET", f"flow_runs/{alone['id']}")["state_name"] == "Failed"
+    running = {"type": "RUNNING", "name": "Running"}
+    rest.call("POST", f"flow_runs/{of_deployment['id']}/set_state", {"state": running, "force": True})
+    # As it was on the page, which may be old.
+    (refused,) = actions.retry(views.flow_runs(runs[1:], {}, pd.Timestamp.now("UTC")))
+    assert "has not ended: Running." in refused
+    assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "Running"
+    rest.call("DELETE", f"flow_runs/{of_deployment['id']}")
     rest.call("DELETE", f"deployments/{deployment}")
 
 
