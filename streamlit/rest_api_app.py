@@ -117,7 +117,8 @@ def _answer(answer: dict[str, Any]) -> None:
         flat = pd.json_normalize(said, max_level=0).map(
             lambda one: json.dumps(one) if isinstance(one, dict | list) else one
         )
-        table.dataframe(flat, hide_index=True, alt="The answer, a row for each object.")
+        with table:
+            shell.table(flat, hide_index=True, alt="The answer, a row for each object.")
     with text:
         st.json(said, expanded=2) if isinstance(said, dict | list) else st.code(json.dumps(said), language=None)
 
