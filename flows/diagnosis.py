@@ -44,7 +44,6 @@ def check(url: str) -> Check:
     found = Check(url)
     try:
         found = replace(found, scheme=_scheme())
-        _well_formed(url)
         with httpx.Client(timeout=PATIENCE, verify=auth.trust()) as client:
             version = _ask(client, "GET", f"{url}/admin/version")
             found = replace(found, reachable=True, server_version=version)
@@ -64,22 +63,6 @@ def _scheme() -> str:
     if auth.own_header() is not None:
         return "none"  # what is no header may begin with the secret
     return "basic" if known.prefect_api_auth_string else "bearer"
-
-
-def _well_formed(url: str) -> None:
-    """Raise _No for a Cloud address that names no workspace."""
-    host, path = httpx.URL(url).host, httpx.URL(url).path
-    if not host.endswith("prefect.cloud"):
-        return
-    workspace = re.search(r"/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})", path)
-    if host != "api.prefect.cloud" or not re.fullmatch(r"/api/accounts/[0-9a-f-]{36}/workspaces/[0-9a-f-]{36}", path):
-        ids = workspace.groups() if workspace else ("ACCOUNT_ID", "WORKSPACE_ID")
-        raise _No(
-            f"{url} names no workspace of Prefect Cloud."
-            f" PREFECT_API_URL is {auth.CLOUD}api/accounts/{ids[0]}/workspaces/{ids[1]}; the page of a workspace shows"
-            " both ids in its own address.",
-            reachable=False,
-        )
 
 
 def _ask(client: httpx.Client, method: str, url: str) -> str | None:

@@ -5,15 +5,23 @@ the active Prefect profile. Prefect's own programs read the same places, in the 
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import tomli
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
+# How the paths of the server's own pages end.
+_PAGE = re.compile(
+    r"/(dashboard|runs|flow-runs?|task-runs?|flows?|deployments?|work-pools?|work-queues?|blocks?|variables|artifacts?"
+    r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login)(/.*)?$"
+)
+_IDS = re.compile(r"/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})")
 
 
 class CannotRun(Exception):
@@ -69,15 +77,43 @@ def read() -> Settings:
     url = settings.prefect_api_url
     if url is not None:
         settings.prefect_api_url = url = url.strip().rstrip("/")
-        if not url.startswith(("http://", "https://")):
-            raise CannotRun(f"PREFECT_API_URL is {url!r}, which names no server. Write http://HOST:4200/api.")
-        if "/api" not in url.split("://", 1)[1]:
-            raise CannotRun(f"PREFECT_API_URL is {url}, the address of a page. The API's ends in /api: {url}/api")
+        _check_address(url)
     # Relative to the project, and not to wherever a worker or a notebook happens to run.
     settings.flows_lab_dir = (PROJECT / settings.flows_lab_dir.expanduser()).resolve()
     if settings.flows_pg_bin is not None:
         settings.flows_pg_bin = (PROJECT / settings.flows_pg_bin.expanduser()).resolve()
     return settings
+
+
+def _check_address(url: str) -> None:
+    """Raise CannotRun for an API address that cannot be one. What may be, or hold, a secret is not shown."""
+    where = f"PREFECT_API_URL, from {origin('PREFECT_API_URL')},"
+    if "@" in url:
+        raise CannotRun(
+            f"{where} has credentials in it, which every message would show."
+            " Write http://HOST:4200/api there, and set PREFECT_API_AUTH_STRING=user:password."
+        )
+    if not url.startswith(("http://", "https://")):
+        raise CannotRun(f"{where} names no server: it has no http:// before it. Write http://HOST:4200/api.")
+    try:
+        address = httpx.URL(url)
+        host, path = address.host, address.path
+        if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
+            raise httpx.InvalidURL("no host, or a port that there is not")
+    except (httpx.InvalidURL, UnicodeError):
+        raise CannotRun(f"{where} has no host or port that can be read. Write http://HOST:4200/api.") from None
+    if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
+        cloud = "https://api.prefect.cloud/api/accounts/{}/workspaces/{}"
+        found = _IDS.search(path)
+        right = cloud.format(*found.groups()) if found else cloud.format("ACCOUNT_ID", "WORKSPACE_ID")
+        if url != right:
+            raise CannotRun(
+                f"{url} names no workspace of Prefect Cloud. PREFECT_API_URL is {right}; the page of a workspace shows"
+                " both ids in its own address."
+            )
+    elif "/api" not in path:
+        api = f"{address.scheme}://{address.netloc.decode()}{_PAGE.sub('', path).rstrip('/')}/api"
+        raise CannotRun(f"PREFECT_API_URL is {url}, the address of a page. The API's ends in /api: {api}")
 
 
 def origin(name: str) -> str | None:

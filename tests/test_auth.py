@@ -590,6 +590,20 @@ def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
             2,
             f"https://api.prefect.cloud/api/accounts/{'a' * 36}/workspaces/{'b' * 36}",
         ),
+        (
+            {"PREFECT_API_URL": f"https://app.prefect.cloud/account/{'a' * 36}/workspace/{'b' * 36}/dashboard?x=1"},
+            2,
+            f"PREFECT_API_URL is https://api.prefect.cloud/api/accounts/{'a' * 36}/workspaces/{'b' * 36};",
+        ),
+        ({"PREFECT_API_URL": "http://127.0.0.1:4200/dashboard"}, 2, "ends in /api: http://127.0.0.1:4200/api"),
+        ({"PREFECT_API_URL": "https://host/prefect/runs/flow-run/1?x#y"}, 2, "ends in /api: https://host/prefect/api"),
+        ({"PREFECT_API_URL": f"http://user:{WRONG_KEY}@host/api"}, 2, "set PREFECT_API_AUTH_STRING=user:password"),
+        ({"PREFECT_API_URL": WRONG_KEY}, 2, "from the environment, names no server"),
+        ({"PREFECT_API_URL": "http://localhost:42OO/api"}, 2, "has no host or port that can be read"),
+        ({"PREFECT_API_URL": "http://localhost:420000/api"}, 2, "has no host or port that can be read"),
+        ({"PREFECT_API_URL": "http://[::1/api"}, 2, "has no host or port that can be read"),
+        ({"PREFECT_API_URL": "http:///api"}, 2, "has no host or port that can be read"),
+        ({"PREFECT_API_URL": "http://a..b/api"}, 2, "has no host or port that can be read"),
         ({"PREFECT_CLIENT_CUSTOM_HEADERS": "Authorization: x"}, 2, "is no JSON object"),
         (own_header(5), 2, "is no JSON object of names and texts"),
     ],
@@ -597,7 +611,7 @@ def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
 )
 def test_a_server_that_cannot_be_reached_is_said(variables: dict, code: int, says: str, new_lab: Path) -> None:
     done = kit(CHECK, **({"PREFECT_API_URL": "http://127.0.0.1:9/api"} | variables))
-    assert says in refused(done)
+    assert says in refused(done) and WRONG_KEY not in done.stdout + done.stderr
     assert done.returncode == code
 
 
