@@ -133,11 +133,11 @@ def _limits(page: pages.Overview) -> None:
         st.caption("No tag has a limit: tasks run as many at once as they are submitted.")
         return
     for limit in page.limits.to_dict("records"):
-        share = min(1.0, limit["taken"] / limit["limit"]) if limit["limit"] else 1.0
+        share = max(0.0, min(1.0, limit["taken"] / limit["limit"])) if limit["limit"] > 0 else 1.0
         st.progress(share, f"{shell.plain(limit['tag'])}: {limit['taken']} of {limit['limit']} slots taken")
         names = [holder["name"] or holder["task_run_id"] for holder in limit["holders"]]
         lines = [f"Running with it: {', '.join(names)}."] if names else []
-        if limit["held"] > limit["limit"]:
+        if limit["held"] > max(0, limit["limit"]):
             lines.append(f"It does not hold: {limit['held']} run, and {limit['limit']} may.")
         elif limit["taken"] <= limit["limit"] and page.whole:
             lines.append("It holds.")
@@ -203,7 +203,8 @@ def _runs(page: pages.Overview) -> None:
         height=min(38 + 35 * len(shown), 420),
         on_select="rerun" if actions.allowed() else "ignore",
         selection_mode="multi-row",
-        key="chosen_runs",
+        # Ticks are kept by position: among other runs they would mean others.
+        key=f"chosen_runs {hash(tuple(runs['flow_run_id']))}",
         column_config={
             "due": st.column_config.DatetimeColumn(format="D MMM HH:mm:ss", width=130),
             "run": st.column_config.TextColumn(width="medium"),
@@ -222,8 +223,8 @@ def _runs(page: pages.Overview) -> None:
         "Save as CSV", table, "flow-runs.csv", "text/csv", on_click="ignore", icon=":material/download:"
     )
     if actions.allowed():
-        picked = runs.iloc[event["selection"]["rows"]] if event["selection"]["rows"] else runs.iloc[:0]
-        run_changes.buttons(picked, columns[1], columns[2])
+        rows = [row for row in event["selection"]["rows"] if row < len(runs)]
+        run_changes.buttons(runs.iloc[rows], columns[1], columns[2])
 
 
 def _links(flow_run_ids: pd.Series) -> pd.Series:
