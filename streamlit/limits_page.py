@@ -64,7 +64,7 @@ def _limit(limit: dict[str, Any]) -> None:
 def _change(limit: dict[str, Any]) -> None:
     def body() -> None:
         st.write("Task runs that have a slot keep it. If more are taken than may be, the next ones wait.")
-        st.number_input("May run at once", min_value=1, value=int(limit["limit"]), key="new_limit")
+        st.number_input("May run at once", min_value=1, value=max(1, int(limit["limit"])), key="new_limit")
 
     shell.confirm(
         f"Limit of {shell.plain(limit['tag'], 60)}",

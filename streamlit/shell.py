@@ -69,9 +69,9 @@ def server() -> None:
         st.markdown("**Server**")
         with told():
             st.caption(f"{plain(rest.api_url())}  \n{plain(_identity())}")
+            if not actions.allowed():
+                st.caption(":material/lock: Read-only: nothing can be changed from here.")
         st.caption(f"Times in {plain(zone())}")
-        if not actions.allowed():
-            st.caption(":material/lock: Read-only: nothing can be changed from here.")
 
 
 def pace() -> None:
@@ -130,7 +130,8 @@ def live(
         if lost is not None:
             ago = time.monotonic() - kept["read"]
             st.warning(f"What follows is {ago:.0f} s old. {plain(lost, 2000)}", icon=":material/cloud_off:")
-        show(kept["page"])
+        with told():
+            show(kept["page"])
 
     part()
     if "dialog" in st.session_state:
@@ -206,8 +207,11 @@ def coloured(frame: pd.DataFrame, kinds: pd.Series) -> Any:
 
 
 def _offer_lab() -> None:
-    nothing_named = settings.read().prefect_api_url is None
-    if nothing_named and actions.allowed() and st.button("Start the lab", icon=":material/play_arrow:"):
+    try:
+        may = settings.read().prefect_api_url is None and actions.allowed()
+    except CannotRun:  # that is why there is no page, and was said
+        return
+    if may and st.button("Start the lab", icon=":material/play_arrow:"):
         with told(), st.spinner("Starting PostgreSQL and a Prefect server: about 10 seconds."):
             lab.server()
             st.rerun()

@@ -12,10 +12,10 @@ from flows.settings import CannotRun
 
 def show() -> None:
     """Draw the page."""
-    if not actions.allowed():
-        st.caption("This monitor is read-only (MONITOR_READ_ONLY): nothing can be started from here.")
-        return
     with shell.told():
+        if not actions.allowed():
+            st.caption("This monitor is read-only (MONITOR_READ_ONLY): nothing can be started from here.")
+            return
         deployments, flows, version = rest.gather([endpoints.deployments(), endpoints.flows(), endpoints.version()])
         st.sidebar.caption(shell.plain(f"Prefect {version} answers"))
         if not deployments:
@@ -51,15 +51,17 @@ def _form(deployment: dict[str, Any]) -> None:
 def _field(name: str, about: dict[str, Any], value: Any) -> tuple[str, Any]:
     """A field for one parameter: its kind, and what stands in it."""
     label, help_ = shell.plain(about.get("title") or name, 60), about.get("description")
-    match about.get("type"):
+    # A deployment may hold an object for whatever kind there is, such as a reference to a variable.
+    match "object" if isinstance(value, dict | list) else about.get("type"):
         case "boolean":
             return "value", st.checkbox(label, bool(value), help=help_)
-        case "integer":
+        case "integer" if isinstance(value or 0, int):
             return "value", st.number_input(label, value=int(value or 0), step=1, help=help_)
-        case "number":
+        case "number" if isinstance(value or 0, int | float):
             return "value", st.number_input(label, value=float(value or 0), format="%g", help=help_)
         case "string" if about.get("enum"):
-            return "value", st.selectbox(label, about["enum"], help=help_)
+            index = about["enum"].index(value) if value in about["enum"] else 0
+            return "value", st.selectbox(label, about["enum"], index=index, help=help_)
         case "string":
             return "value", st.text_input(label, value or "", help=help_)
     return "json", st.text_area(f"{label} (JSON)", json.dumps(value), height=68, help=help_)

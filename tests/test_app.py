@@ -31,6 +31,24 @@ def test_a_server_that_is_not_there(app: AppTest, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("PREFECT_API_URL", "not-an-address"), ("PREFECT_API_URL", "http://[/api"), ("MONITOR_READ_ONLY", "perhaps")],
+)
+@pytest.mark.parametrize("page", ["main.py", "start", "rest_api_app.py"])
+def test_a_variable_that_cannot_be_read(
+    page: str, name: str, value: str, app: AppTest, new_lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    if page == "start":
+        app = AppTest.from_string("import shell, start_page\nshell.server()\nstart_page.show()", default_timeout=60)
+    elif page != "main.py":
+        app = AppTest.from_file(str(settings.PROJECT / "streamlit" / page), default_timeout=60)
+    app.run()
+    assert (name if value != "http://[/api" else "http://[/api") in said(app)
+    assert not app.button, "nothing to do but to correct the variable"
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (
@@ -82,7 +100,8 @@ def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
     def shown(count: int) -> str:
         answer = [{**(waits if number else runs), "id": str(number)} for number in range(count)]
         tasks = views.task_runs(answer, now)
-        held = views.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}], {})
+        odd = {"tag": "nobody may", "limit": -1, "taken": 1}
+        held = views.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}, odd], {})
         page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=held)
         with monkeypatch.context() as patch:
             patch.setattr(pages, "overview", lambda **_: page)
@@ -150,6 +169,38 @@ def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab
     assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "Running"
     rest.call("DELETE", f"flow_runs/{of_deployment['id']}")
     rest.call("DELETE", f"deployments/{deployment}")
+
+
+def test_a_limit_of_nothing_can_be_changed(app: AppTest, shared_lab: str) -> None:
+    limits.ensure("nothing", 1)
+    try:
+        rest.call("PATCH", "v2/concurrency_limits/tag:nothing", {"limit": 0})
+        app = AppTest.from_string("import limits_page\nlimits_page.show()", default_timeout=60).run()
+        app.button("change nothing").click().run()
+        assert said(app) == "" and app.number_input("new_limit").value == 1
+    finally:
+        rest.call("DELETE", "concurrency_limits/tag/nothing")
+
+
+def test_what_a_deployment_holds_stands_in_the_form(app: AppTest, shared_lab: str) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    variable = {"__prefect_kind": "workspace_variable", "variable_name": "rows"}
+    usual = {"rows": variable, "share": variable, "much": 2.5, "region": "EUROPE"}
+    region = {"type": "string", "enum": ["ASIA", "EUROPE"]}
+    kinds = {"rows": {"type": "integer"}, "share": {"type": "number"}, "much": {"type": "number"}, "region": region}
+    made = {"name": "odd", "flow_id": flow["id"], "entrypoint": "x.py:x", "enforce_parameter_schema": False}
+    schema = {"parameters": usual, "parameter_openapi_schema": {"type": "object", "properties": kinds}}
+    deployment = rest.call("POST", "deployments/", made | schema)["id"]
+    try:
+        app = AppTest.from_string("import start_page\nstart_page.show()", default_timeout=60)
+        app.query_params["deployment"] = "made by a test/odd"
+        app.run()
+        assert said(app) == ""
+        assert [area.label for area in app.text_area] == ["rows (JSON)", "share (JSON)"]
+        assert [number.value for number in app.number_input] == [2.5]
+        assert [box.value for box in app.selectbox] == ["made by a test/odd", "EUROPE"]
+    finally:
+        rest.call("DELETE", f"deployments/{deployment}")
 
 
 def test_many_runs_are_cancelled_at_once_and_what_was_not_is_said(shared_lab: str) -> None:
