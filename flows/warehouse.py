@@ -105,8 +105,8 @@ def loaded_scale(address: str) -> float | None:
 def load(address: str, scale: float) -> None:
     """Make the TPC-H tables at `scale` in the database at `address`, in place of those that are there.
 
-    All of it is one transaction: whoever reads meanwhile reads the old tables, and a load that is killed leaves
-    nothing behind. Raises CannotRun where the disk has no room or the generator fails.
+    All of it is one transaction: whoever reads meanwhile waits for its end, and a load that is killed leaves nothing
+    behind. Raises CannotRun where the disk has no room, the generator fails, or the connection is lost.
     """
     # Rows as text, tables, and the indexes' sorts.
     folder, needed = settings.read().flows_lab_dir, 100e6 + scale * 3.5e9
@@ -125,6 +125,9 @@ def load(address: str, scale: float) -> None:
         raise CannotRun(
             f"The disk of {folder} is full: {error}. Nothing was changed; choose a smaller --scale."
         ) from None
+    except psycopg.OperationalError as error:
+        reason = str(error).partition("\n")[0]
+        raise CannotRun(f"The load into the warehouse failed: {reason}. Nothing was changed; run it again.") from None
 
 
 def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) -> None:
@@ -168,5 +171,8 @@ def _connect(address: str) -> psycopg.Connection:
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CannotRun(f"The warehouse cannot be reached: {reason}. Check WAREHOUSE_URL.") from None
-    except psycopg.ProgrammingError as error:
-        raise CannotRun(f"WAREHOUSE_URL is not the address of a PostgreSQL: {str(error).strip()}") from None
+    except psycopg.ProgrammingError:
+        # Its text holds the address, and so perhaps a password.
+        raise CannotRun(
+            "WAREHOUSE_URL is not the address of a PostgreSQL. Write postgresql://USER:PASSWORD@HOST/DATABASE."
+        ) from None

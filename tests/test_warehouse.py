@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -182,6 +183,24 @@ def test_a_refused_password_is_said_and_not_shown(shared_lab: str, own_database:
 @pytest.mark.parametrize("address", ["nonsense", "postgresql://etl@127.0.0.1:9/warehouse"])
 def test_a_warehouse_that_is_not_there_is_said(shared_lab: str, address: str) -> None:
     assert "WAREHOUSE_URL" in refused(run(FLOW, WAREHOUSE_URL=address))
+
+
+def test_an_address_that_cannot_be_read_is_said_and_not_shown(shared_lab: str) -> None:
+    said = refused(run(FLOW, WAREHOUSE_URL="etl:sEcret@host/db"))
+    assert "WAREHOUSE_URL" in said and "sEcret" not in said
+
+
+def test_a_load_whose_connection_is_lost_is_said_and_the_tables_stay(loaded: psycopg.Connection) -> None:
+    loaded.autocommit = True
+    loaded.execute("select pg_advisory_lock(hashtext('warehouse'))")  # the loader waits for it
+    end = "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and pid in"
+    end += " (select pid from pg_locks where locktype = 'advisory' and not granted)"
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(warehouse.load, lab.database("warehouse"), 0.02)
+        eventually(lambda: loaded.execute(end).fetchall() or loading.done())
+        with pytest.raises(settings.CannotRun, match="Nothing was changed; run it again"):
+            loading.result()
+    assert warehouse.loaded_scale(lab.database("warehouse")) == warehouse.SCALE
 
 
 def test_a_scale_beyond_the_disk_is_refused_and_the_tables_stay(loaded: psycopg.Connection) -> None:
