@@ -8,6 +8,7 @@ a group keeps its bounds and takes the newest versions; each further one leaves 
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -56,8 +57,14 @@ def main() -> int:
     arguments = parser.parse_args()
     if shutil.which("uv") is None:
         raise CannotRun("There is no uv here, which makes the environments. Run python3 -m pip install uv.")
+    groups = [arguments.group] if arguments.group else GROUPS
+    if "prefect2" in groups and sys.version_info >= (3, 12):
+        raise CannotRun(
+            f"The group prefect2 needs Python 3.10 or 3.11, and this is {platform.python_version()}."
+            " Choose --group prefect3, or run this with uv run --python 3.11."
+        )
     trials = []
-    for group in [arguments.group] if arguments.group else GROUPS:
+    for group in groups:
         for bound in (None, *bounds(group)):
             trials.append(attempt(group, bound))
             if not arguments.json:
