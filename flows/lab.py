@@ -80,6 +80,7 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         if auth == "basic" and here and not versions.line(here).basic:
             raise CannotRun(f"Prefect {here}'s server cannot check who calls. Choose --auth gateway, or none.")
         _start_postgres(folder)
+        _check_version(folder)
         if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
             with prefect_server.alone():
                 _start_server(folder, auth, https)
@@ -89,16 +90,13 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
 def down() -> None:
     """Stop the lab's processes. Its data stay, and how its callers are checked."""
     with state.held() as folder:
-        before = state.read(folder)
-        _stop_server(folder)
-        postgres.stop(folder / "postgres")
-        state.write(folder, {key: before[key] for key in ("auth", "https") if key in before})
+        _stop(folder)
 
 
 def reset() -> None:
     """Stop the lab and throw its state away: databases, mart, logs."""
-    down()
     with state.held() as folder:
+        _stop(folder)
         for entry in folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -164,19 +162,30 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
     state.write(folder, facts | {"marks": marks})
 
 
+def _stop(folder: Path) -> None:
+    before = state.read(folder)
+    _stop_server(folder)
+    postgres.stop(folder / "postgres")
+    state.write(folder, {key: before[key] for key in ("auth", "https") if key in before})
+
+
 def _stop_server(folder: Path) -> None:
     gateway.stop(folder / "gateway")
     prefect_server.stop(folder / "prefect")
     shutil.rmtree(_socket(folder).parent, ignore_errors=True)
 
 
+def _check_version(folder: Path) -> None:
+    """Raise CannotRun where the running lab is of the other Prefect version."""
+    ours, theirs = versions.here(), _describe(folder).prefect_version
+    if ours and theirs and ours.split(".")[0] != theirs.split(".")[0]:
+        raise CannotRun(f"The lab runs Prefect {theirs}, this environment has {ours}. Run scripts/lab.py down first.")
+
+
 def _server_answers(folder: Path) -> bool:
     running = _describe(folder)
-    ours, theirs = versions.here(), running.prefect_version
-    if not running.running or not theirs:
+    if not running.running:
         return False
-    if ours and ours.split(".")[0] != theirs.split(".")[0]:
-        raise CannotRun(f"The lab runs Prefect {theirs}, this environment has {ours}. Run scripts/lab.py down first.")
     with contextlib.suppress(httpx.HTTPError):
         # 401 where the gateway lives; the server behind it is asked by who has a key.
         return httpx.get(f"{running.api_url}/health", timeout=10, verify=False).status_code in (200, 401)
