@@ -82,6 +82,18 @@ def _run(query: str, staging: Path) -> Any:
     return outcome["rows"]
 
 
+def check_version(url: str) -> None:
+    """Raise CannotRun where the server at `url`, which is the one in use, and the Prefect here are of two lines."""
+    theirs, ours = rest.send(endpoints.version()), versions.here()
+    line = versions.line(theirs)
+    if line is not versions.line(ours):
+        right = ".venv-prefect2" if line is versions.PREFECT_2 else ".venv"
+        raise CannotRun(
+            f"The server at {url} is Prefect {theirs or 'Cloud'}, and this environment has {ours}, whose flows it does"
+            f" not run. Use the environment {right}, as docs/versions.md says."
+        )
+
+
 @task
 def load(staging: Path, queries: Sequence[str]) -> None:
     """Put the rows of the queries that succeeded into the mart; the other queries keep the tables they had."""
@@ -269,6 +281,7 @@ def main() -> int:
     arguments = _arguments()
     warehouse.choose(arguments.queries)
     url = lab.server()
+    check_version(url)
     limit = _set_limit(url, arguments.limit, arguments.limit_by)
     warehouse.prepare(arguments.scale)
     for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:

@@ -15,7 +15,7 @@ from prefect import flow, task
 from rich.console import Console
 from rich.table import Table
 
-from flows import commands, lab, limits, measures, rest, versions
+from flows import commands, lab, limits, measures, prefect_flow, rest, versions
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards
 Span = tuple[float, float]
@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--limit", type=commands.whole_number, default=3, help="how many at once (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    lab.server()
+    prefect_flow.check_version(lab.server())
     for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
         handler.setLevel(logging.CRITICAL)
     found = measure(arguments.tasks, arguments.seconds, arguments.limit)

@@ -30,8 +30,8 @@ CLIENT, LABS, JOBS = "FLOWS_TEST_CLIENT", "FLOWS_TEST_LABS", "FLOWS_TEST_JOBS"
 HERE = (versions.here() or "none").split(".")[0]
 once = pytest.mark.skipif(LABS in os.environ, reason="it does not depend on the client")
 
-# Four, so that under a limit of 3 one waits: on Prefect 2 for 30 seconds.
-QUERIES = "busiest_clerks,days_between_orders,growth_by_nation,lines_per_order"
+# Four, so that under a limit of 3 one waits: on Prefect 2 for 30 seconds. Slow ones: it has to ask while three run.
+QUERIES = "best_customers,cheapest_supplier_by_part_type,makers_bought_together,revenue_by_region_and_year"
 
 WITHOUT_PREFECT = """
 import importlib.metadata, sys
@@ -245,7 +245,17 @@ def test_the_main_job_keeps_the_limit(line: str, jobs: dict[str, dict], labs: Pa
 def test_what_a_version_cannot_do_is_said(labs: Path, tmp_path: Path) -> None:
     folder = str(tmp_path / ".lab")
     assert "Choose --auth gateway" in refused(of_version("2", LAB, "up", "--auth", "basic", FLOWS_LAB_DIR=folder))
-    assert "The lab runs Prefect 2.13.7" in refused(of_version("3", LAB, "up", FLOWS_LAB_DIR=str(labs / "2")))
+    for auth in ([], ["--auth", "none"]):
+        said = refused(of_version("3", LAB, "up", *auth, FLOWS_LAB_DIR=str(labs / "2")))
+        assert "The lab runs Prefect 2.13.7" in said
+
+
+@once
+@pytest.mark.parametrize("program", [FLOW, "scripts/bench.py"])
+def test_a_flow_is_refused_on_a_server_of_the_other_line(server: str, program: str) -> None:
+    other, right = {"2": ("3", ".venv-prefect2"), "3": ("2", ".venv")}[server]
+    said = refused(of_version(other, program))
+    assert f"is Prefect {server}." in said and f"Use the environment {right}," in said, said
 
 
 @once
