@@ -1,5 +1,6 @@
 """What the server says of this process and its credentials, and, where it says no, why and what to do next."""
 
+import contextlib
 import json
 import re
 import ssl
@@ -126,7 +127,7 @@ def _unreachable(url: str, error: httpx.HTTPError) -> str:
 
 
 def _redirected(url: str, location: str) -> str:
-    if location.startswith("https:") and httpx.URL(location).host == httpx.URL(url).host:
+    if url.startswith("http:") and location.startswith("https:") and httpx.URL(location).host == httpx.URL(url).host:
         return f"{url} redirects to https. Write https:// in PREFECT_API_URL."
     return (
         f"{url} redirects to {location or 'nowhere'}: a page to log in, it seems, which a program cannot."
@@ -135,28 +136,45 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _refused(answer: httpx.Response) -> str:
-    known = settings.read()
-    # Prefect's own server names no scheme when it refuses; what it takes is Basic.
-    wants = answer.headers.get("www-authenticate", "Basic").split()[0].capitalize()
+    known, own, sent = settings.read(), auth.own_header(), auth.scheme()
+    wants = _wanted(answer)
     ways = {"Basic": "PREFECT_API_AUTH_STRING=user:password", "Bearer": "PREFECT_API_KEY=pnu_…"}
-    way = ways.get(wants, "the credentials that its keeper gives you")
-    sent = auth.scheme()
+    asks = f"The server asks for {wants} credentials (401)" if wants else "The server asks for credentials (401)"
+    hint = f"Set {ways.get(wants, 'the credentials that it takes, which its keeper knows')}"
     if sent == "none":
-        return f"The server asks for {wants} credentials (401), and none are set. Set {way}."
-    if sent != wants.lower():
-        hint = f"Set {way}"
-        if known.prefect_api_auth_string and known.prefect_api_key:
-            hint = "Unset PREFECT_API_AUTH_STRING: while it is set, PREFECT_API_KEY is not sent"
-        return f"The server asks for {wants} credentials (401), and {sent} was sent. {hint}."
-    secret = known.prefect_api_auth_string or known.prefect_api_key
-    which = f" {auth.masked(secret)}" if secret else ""
+        return f"{asks}, and none are set. {hint}."
+    if own is not None:
+        sent = f"the {sent} header of PREFECT_CLIENT_CUSTOM_HEADERS"
+        there = {"Basic": known.prefect_api_auth_string, "Bearer": known.prefect_api_key}.get(wants)
+        instead = "" if there else f" {hint} in its place."
+        hint = f"Correct or unset PREFECT_CLIENT_CUSTOM_HEADERS: while it is set, nothing else is sent.{instead}"
+    elif wants == "Bearer" and known.prefect_api_auth_string and known.prefect_api_key:
+        hint = "Unset PREFECT_API_AUTH_STRING: while it is set, PREFECT_API_KEY is not sent"
+    if wants and auth.scheme() != wants.lower():
+        return f"{asks}, and {sent} was sent. {hint.rstrip('.')}."
     words = re.search(r'error_description="([^"]*)"', answer.headers.get("www-authenticate", ""))
     said = f" It says: {words[1]}." if words else ""
+    why = "wrong, expired or revoked" if wants else "wrong, expired, revoked, or not of the kind that it takes"
+    if own is not None:
+        return f"The server refuses {sent} (401): {why}.{said} {hint.rstrip('.')}."
+    secret = known.prefect_api_auth_string or known.prefect_api_key
+    which = f" {auth.masked(secret)}" if secret else ""
     kind = "user and password" if sent == "basic" else "key"
-    return (
-        f"The server refuses the {kind}{which} (401): wrong, expired or revoked.{said}"
-        f" Ask its keeper for a new one, and set {ways[wants].split('=')[0]}."
-    )
+    ask = f"a new one, and set {ways[wants].split('=')[0]}" if wants in ways else "the credentials that it takes"
+    return f"The server refuses the {kind}{which} (401): {why}.{said} Ask its keeper for {ask}."
+
+
+def _wanted(answer: httpx.Response) -> str:
+    """The scheme that a refusal asks for, or "" where it does not tell."""
+    named = re.match(r"\s*([A-Za-z][A-Za-z0-9-]*)", answer.headers.get("www-authenticate", ""))
+    if named:
+        return named[1].capitalize()
+    if str(answer.url).startswith(auth.CLOUD):
+        return "Bearer"
+    with contextlib.suppress(ValueError):
+        if answer.json() == {"exception_message": "Unauthorized"}:
+            return "Basic"  # Prefect's own server names no scheme when it refuses
+    return ""
 
 
 def _forbidden(answer: httpx.Response) -> str:
@@ -172,6 +190,8 @@ def _forbidden(answer: httpx.Response) -> str:
 
 def _both_set() -> str:
     known = settings.read()
+    if auth.own_header() is not None and (known.prefect_api_auth_string or known.prefect_api_key):
+        return "The Authorization in PREFECT_CLIENT_CUSTOM_HEADERS is sent, and no other credentials that are set."
     if known.prefect_api_auth_string and known.prefect_api_key:
         return "Both PREFECT_API_AUTH_STRING and PREFECT_API_KEY are set: the former is sent, the latter is not."
     return ""
@@ -186,7 +206,7 @@ def _websocket(url: str) -> str:
             f"Requests are accepted, and the WebSocket at {url}/events/in is not ({refused}): flows would end Completed"
             " and none of their task runs be recorded. Let the gateway forward WebSockets, with the same credentials."
         )
-    if auth.scheme() != "bearer" or url.startswith(auth.CLOUD):
+    if auth.scheme() != "bearer" or auth.own_header() is not None or url.startswith(auth.CLOUD):
         return ""
     alone = _closed(url, {})
     if alone is None:

@@ -38,7 +38,9 @@ def main() -> int:
         print(f"PostgreSQL: {found.database}")
         print("Processes: " + ", ".join(f"{name} {pid}" for name, pid in found.pids.items()))
         print("For other programs:")
-        print("\n".join(f"  export {variable}" for variable in _exports(found)))
+        exports = _exports(found)
+        print(f"  unset {' '.join(_left(exports))}")
+        print("\n".join(f"  export {variable}" for variable in exports))
     else:
         print("The lab is down. python scripts/lab.py up starts it.")
     return 0 if found.running or arguments.action in ("down", "reset") else 1
@@ -60,6 +62,12 @@ def _exports(found: lab.Lab) -> list[str]:
         for name in dict.fromkeys(["PREFECT_API_SSL_CERT_FILE", versions.certificate_variable()]):
             exports.append(f"{name}={shlex.quote(str(certificate))}")
     return exports
+
+
+def _left(exports: list[str]) -> list[str]:
+    """The variables that are not among the `exports`: left from another way to guard the lab, they would be sent."""
+    names = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS", "PREFECT_API_SSL_CERT_FILE")
+    return [name for name in names if not any(variable.startswith(f"{name}=") for variable in exports)]
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ def _origins() -> dict[str, str]:
 
 
 def _credentials(scheme: str, origins: dict[str, str]) -> str:
+    if auth.own_header() is not None:
+        name = "PREFECT_CLIENT_CUSTOM_HEADERS"
+        return f"{scheme} ({name}, {settings.origin(name)})"
     known = settings.read()
     name = {"basic": "PREFECT_API_AUTH_STRING", "bearer": "PREFECT_API_KEY"}.get(scheme)
     secret = {"basic": known.prefect_api_auth_string, "bearer": known.prefect_api_key}.get(scheme)

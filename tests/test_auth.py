@@ -353,6 +353,24 @@ def test_a_user_s_own_header_is_what_is_sent(guarded) -> None:
     assert answer(done)["accepted"] and answer(done)["scheme"] == "bearer"
 
 
+def test_what_is_left_from_another_guard_is_named_and_unset(guarded) -> None:
+    """From the gateway to Basic in one shell: the header with the key is still set, and sent."""
+    url = guarded("basic")
+    left = own_header(f"Bearer {WRONG_KEY}")
+    done = kit(CHECK, PREFECT_API_URL=url, **credentials("basic", "right"), **left)
+    assert done.returncode == 1, done.stderr
+    assert "bearer (PREFECT_CLIENT_CUSTOM_HEADERS, the environment)" in done.stdout
+    assert "bearer header of PREFECT_CLIENT_CUSTOM_HEADERS was sent. Correct or unset" in done.stdout
+    printed = kit(LAB, "status").stdout.splitlines()
+    shell = [line.strip() for line in printed if line.strip().startswith(("unset ", "export "))]
+    script = "\n".join(["set -e", *shell, f"{sys.executable} {CHECK} --json"])
+    told = subprocess.run(
+        ["bash", "-c", script], cwd=settings.PROJECT, env=os.environ | left, capture_output=True, text=True, check=False
+    )
+    said.extend([told.stdout, told.stderr])
+    assert answer(told)["accepted"] and answer(told)["scheme"] == "basic"
+
+
 def test_where_a_setting_comes_from_is_said(guarded, tmp_path: Path) -> None:
     url = guarded("gateway")
     profiles = tmp_path / "profiles.toml"
@@ -628,6 +646,15 @@ PAGES = {
         "{}",
         "It says: The key expired on 1 May.",
     ),
+    "Basic": ("401 Unauthorized", "Server: uvicorn", '{"exception_message":"Unauthorized"}', "asks for Basic"),
+    "nameless": ("401 Unauthorized", "Server: nginx", '{"detail":"no"}', "or not of the kind that it takes. Ask"),
+    "empty": ("401 Unauthorized", "WWW-Authenticate:", "<html>no</html>", "or not of the kind that it takes. Ask"),
+    "other": (
+        "401 Unauthorized",
+        "WWW-Authenticate: Negotiate",
+        "{}",
+        "asks for Negotiate credentials (401), and bearer",
+    ),
 }
 
 
@@ -639,6 +666,22 @@ def test_what_stands_in_front_of_a_server_is_recognised(page: str, new_lab: Path
         done = kit(CHECK, PREFECT_API_URL=url, PREFECT_API_KEY=WRONG_KEY)
     assert done.returncode == 1 and says in done.stdout, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr and "<html>" not in done.stdout
+
+
+def test_a_header_of_the_kind_that_is_asked_for_and_refused_is_said(new_lab: Path) -> None:
+    with answering(b"HTTP/1.1 401 No\r\nWWW-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n") as url:
+        done = kit(CHECK, PREFECT_API_URL=url, **own_header(f"Negotiate {WRONG_KEY}"))
+    assert done.returncode == 1 and "refuses the negotiate header of PREFECT_CLIENT_CUSTOM_HEADERS" in done.stdout
+    assert WRONG_KEY not in done.stdout
+
+
+def test_what_prefect_cloud_asks_for_is_known() -> None:
+    request = httpx.Request("GET", f"{auth.CLOUD}api/accounts/{'a' * 36}/workspaces/{'b' * 36}/flow_runs/count")
+    assert diagnosis._wanted(httpx.Response(401, json={"detail": "no"}, request=request)) == "Bearer"
+
+
+def test_a_redirect_from_https_is_to_a_page_to_log_in() -> None:
+    assert "a page to log in" in diagnosis._redirected("https://127.0.0.1/api/admin/version", "https://127.0.0.1/login")
 
 
 def test_a_server_that_hangs_or_hangs_up_is_said(new_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
