@@ -8,7 +8,7 @@ import run_changes
 import shell
 import streamlit as st
 
-from flows import actions, charts, pages, reasons, views
+from flows import actions, charts, pages, reasons, rest, views
 
 SINCE = {
     "5 minutes": timedelta(minutes=5),
@@ -96,14 +96,18 @@ def _now(page: pages.Overview) -> None:
         why=[_why(row, page) for _, row in page.task_runs.iterrows()],
         run=page.task_runs["flow_run_id"].map(runs),
     )
-    waiting = page.flow_runs[page.flow_runs["state_type"].isin(["SCHEDULED", "PENDING", "PAUSED"])]
-    flows = waiting.assign(
-        why=[_why(row, page) for _, row in waiting.iterrows()],
-        run=waiting["name"],
+    kinds = page.flow_runs["state_type"]
+    # One that runs is there by its task runs, unless it has none that is active.
+    alone = kinds.isin(["RUNNING", "CANCELLING"]) & ~page.flow_runs["flow_run_id"].isin(page.task_runs["flow_run_id"])
+    active = page.flow_runs[kinds.isin(["SCHEDULED", "PENDING", "PAUSED"]) | alone]
+    flows = active.assign(
+        why=[_why(row, page) for _, row in active.iterrows()],
+        run=active["name"],
     )
     rows = pd.concat([frame[["name", "state", "state_type", "why", "run", "flow_run_id"]] for frame in (tasks, flows)])
     if rows.empty:
-        st.caption("Nothing runs and nothing waits.")
+        some = "No task run is active, and none of the 200 newest flow runs runs or waits."
+        st.caption(some if len(page.flow_runs) == rest.PAGE else "Nothing runs and nothing waits.")
         return
     rows = rows.sort_values("state_type", key=lambda kinds: kinds != "RUNNING", kind="stable").reset_index(drop=True)
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
@@ -148,10 +152,15 @@ def _limits(page: pages.Overview) -> None:
 
 
 def _failed(page: pages.Overview) -> None:
-    failed = views.failures(page.flow_runs)
-    if failed.empty:
+    failed = views.failures(page.flow_runs).head(50)
+    total = int(page.states.loc[page.states["state_type"].isin(["FAILED", "CRASHED"]), "runs"].sum())
+    if failed.empty and not total:
         return
     st.markdown("##### What failed")
+    if total > len(failed):
+        st.caption(f"{len(failed)} of {total}: for others choose the states Failed and Crashed, or a shorter time.")
+    if failed.empty:
+        return
     shown = pd.DataFrame(
         {
             "ended": shell.local(failed["ended"]),
@@ -162,7 +171,7 @@ def _failed(page: pages.Overview) -> None:
         }
     )
     shell.table(
-        shown.head(50),
+        shown,
         hide_index=True,
         height=min(38 + 35 * len(shown), 180),
         column_config={

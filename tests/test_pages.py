@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fill
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from flows import charts, lab, pages, rest, views
 
@@ -50,6 +51,15 @@ def test_the_server_filters(filled: str) -> None:
     assert (page.read_at - nightly["submitted"]).max() <= timedelta(hours=6, minutes=1)
     whole = pages.overview(since=None)
     assert whole.start <= page.flow_runs["submitted"].min() and whole.states["runs"].sum() >= 500
+
+
+def test_failures_that_are_not_shown_are_counted(filled: str, app: AppTest) -> None:
+    page = pages.overview()
+    shown = len(views.failures(page.flow_runs))
+    failed = int(pages.overview(state=["FAILED", "CRASHED"]).states["runs"].sum())
+    app.run()
+    assert not app.exception and 0 < shown < 25 <= failed
+    assert any(caption.value.startswith(f"{shown} of {failed}: for others choose") for caption in app.caption)
 
 
 def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
