@@ -5,7 +5,7 @@ import run_changes
 import shell
 import streamlit as st
 
-from flows import actions, charts, pages, reasons, views
+from flows import actions, charts, pages, reasons, rest, views
 
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -103,6 +103,8 @@ def _logs(page: pages.Run) -> None:
         on_click="ignore",
         icon=":material/download:",
     )
+    if len(page.logs) >= rest.PAGE:
+        st.caption(f"The first {len(page.logs)} lines; search looks at these, Save all lines has all.")
     lines = page.logs[page.logs["level"].isin(LEVELS[LEVELS.index(level) :])]
     if text:
         lines = lines[lines["message"].str.contains(text, case=False, regex=False)]
@@ -114,7 +116,7 @@ def _logs(page: pages.Run) -> None:
         {
             "time": shell.local(lines["time"]),
             "level": lines["level"],
-            "task run": lines["task_run_id"].map(names).fillna(""),
+            "task run": lines["task_run_id"].map(names).astype(object).fillna(""),
             "message": lines["message"].str.slice(0, 2000),
         }
     )

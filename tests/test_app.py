@@ -88,6 +88,18 @@ def test_the_first_page_on_a_server(app: AppTest, shared_lab: str) -> None:
     assert "What runs, and what waits and why" in " ".join(text.value for text in app.markdown)
 
 
+def test_a_flow_run_that_runs_without_task_runs_is_listed(app: AppTest, shared_lab: str) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    running = {"name": "runs alone", "flow_id": flow["id"], "state": {"type": "RUNNING", "name": "Running"}}
+    flow_run = rest.call("POST", "flow_runs/", running)["id"]
+    try:
+        app.run()
+        assert said(app) == ""
+        assert "runs alone" in app.dataframe[0].value["name"].tolist()
+    finally:
+        rest.call("DELETE", f"flow_runs/{flow_run}")
+
+
 def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
     app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +130,25 @@ def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
     assert "It holds." in whole and "3 by nobody known; if that lasts, reset the limit" in whole
     assert "1+ task runs running" in partial and "199+ task runs waiting" in partial
     assert "It holds." not in partial and "nobody known" not in partial and "by other runs, or by nobody" in partial
+
+
+@pytest.mark.parametrize("count", [199, 200])
+def test_a_search_of_the_first_log_lines_says_so(
+    count: int, app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    ended = {"name": "logged", "flow_id": flow["id"], "state": {"type": "COMPLETED", "name": "Completed"}}
+    flow_run = rest.call("POST", "flow_runs/", ended)["id"]
+    line = {"level": 20, "message": "a line", "timestamp": "2026-01-01T00:00:00Z"}
+    logs = views.logs([line | {"id": str(number)} for number in range(count)])
+    page = dataclasses.replace(pages.run(flow_run), logs=logs)
+    monkeypatch.setattr(pages, "run", lambda _: page)
+    app = AppTest.from_string("import run_page\nrun_page.show()", default_timeout=60)
+    app.query_params["id"] = flow_run
+    app.run()
+    assert said(app) == "" and len(app.dataframe[-1].value) == count
+    captions = [caption.value for caption in app.caption]
+    assert ("The first 200 lines; search looks at these, Save all lines has all." in captions) == (count == 200)
 
 
 def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
