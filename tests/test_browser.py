@@ -231,8 +231,15 @@ def test_odd_names_are_shown_as_they_are(shared_lab: str, serve, page: Page) -> 
 def test_read_only_takes_every_means_to_change_away(shared_lab: str, serve, page: Page) -> None:
     flow_run = create_run("not to be touched")
     url = serve("main.py", MONITOR_READ_ONLY="1")
-    for path in ("/", f"/run?id={flow_run}", "/limits", "/start"):
+    bodies = {
+        "/": page.get_by_role("button", name="Save as CSV"),
+        f"/run?id={flow_run}": page.get_by_role("button", name="Save all lines"),
+        "/limits": page.get_by_text("0 of 3 slots taken, 0 held").first,
+        "/start": page.get_by_text("nothing can be started from here"),
+    }
+    for path, body in bodies.items():
         page.goto(url + path)
+        expect(body).to_be_visible()
         expect(page.get_by_text("Read-only: nothing can be changed from here.")).to_be_visible()
         expect(page.locator("[data-testid=stStatusWidget]")).to_have_count(0)
         for name in ("Cancel", "Retry", "Change", "Free slots", "Add", "Start", "Start the lab"):
