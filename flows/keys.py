@@ -1,8 +1,11 @@
 """The lab's own secrets: random, made on first use, kept in files that only their owner may read."""
 
+import contextlib
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Generator
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -17,9 +20,10 @@ _ENTRY = re.compile(r"# ([A-Za-z0-9-]+)\nBearer ([\w.~+/=-]+)\n", re.ASCII)
 def auth_string() -> SecretStr:
     """The `user:password` that the lab's server asks for with `--auth basic`."""
     file = auth_string_file()
-    if not file.exists():
-        _write(file, f"admin:{secrets.token_urlsafe(24)}\n")
-    return SecretStr(file.read_text().strip())
+    with _held():
+        if not file.exists():
+            _write(file, f"admin:{secrets.token_urlsafe(24)}\n")
+        return SecretStr(file.read_text().strip())
 
 
 def bearer() -> dict[str, SecretStr]:
@@ -27,6 +31,11 @@ def bearer() -> dict[str, SecretStr]:
 
     Raises CannotRun for a file (`bearer_file`) that was changed by hand to what cannot be meant.
     """
+    with _held():
+        return _bearer()
+
+
+def _bearer() -> dict[str, SecretStr]:
     file = bearer_file()
     if not file.exists():
         _keep({FIRST: _new()})
@@ -41,16 +50,18 @@ def issue(name: str) -> SecretStr:
     if not re.fullmatch(r"[A-Za-z0-9-]+", name):
         raise CannotRun(f"{name!r} cannot name a key's holder. Use letters, digits and - only.")
     key = _new()
-    _keep(bearer() | {name: key})
+    with _held():
+        _keep(_bearer() | {name: key})
     return key
 
 
 def revoke(name: str) -> None:
     """Forget the key of `name`. The gateway refuses it from now on. Raises CannotRun where there is no such holder."""
-    known = bearer()
-    if name not in known:
-        raise CannotRun(f"Nobody called {name!r} has a key. Those who have: {', '.join(known) or 'nobody'}.")
-    _keep({holder: key for holder, key in known.items() if holder != name})
+    with _held():
+        known = _bearer()
+        if name not in known:
+            raise CannotRun(f"Nobody called {name!r} has a key. Those who have: {', '.join(known) or 'nobody'}.")
+        _keep({holder: key for holder, key in known.items() if holder != name})
 
 
 def bearer_file() -> Path:
@@ -61,6 +72,17 @@ def bearer_file() -> Path:
 def auth_string_file() -> Path:
     """The file that `auth_string` reads: one line."""
     return _file("auth_string")
+
+
+@contextlib.contextmanager
+def _held() -> Generator[None]:
+    """Hold the folder of secrets: a key revoked between another's reading and writing would come back."""
+    handle = os.open(bearer_file().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _new() -> SecretStr:
