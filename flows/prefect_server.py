@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ def start(
     With an `auth_string` it asks its callers for Basic authentication. It has the work pool WORK_POOL.
     Raises CannotRun with the log's last line where it does not come up.
     """
+    if socket is not None:
+        _make_private(socket.parent)
     stop(home)
     if versions.line(versions.here()).leases:
         _recount_slots(home, address)
@@ -53,7 +56,6 @@ def start(
         command += ["--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
     else:
         command += ["--uds", str(socket)]
-        socket.parent.mkdir(mode=0o700, exist_ok=True)
         socket.unlink(missing_ok=True)
     environment = _environment(home, address, origin)
     basic = None
@@ -98,6 +100,18 @@ def alone() -> Generator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _make_private(folder: Path) -> None:
+    """Make `folder`, if it is not there. Raises CannotRun where others made it, or may reach what is in it."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise CannotRun(
+            f"{folder} is not a folder that is yours alone: others could reach the server in it past the gateway."
+            " Remove it, or have it removed by whoever made it."
+        )
 
 
 def _answers(client: httpx.Client) -> bool:

@@ -588,6 +588,42 @@ def test_a_name_that_would_break_the_gateway_s_file_is_refused(name: str, new_la
         keys.issue(name)
 
 
+def test_keys_changed_by_several_processes_at_once_are_all_kept(new_lab: Path) -> None:
+    program = """
+import sys
+from flows import keys
+for turn in range(40):
+    keys.issue(f"{sys.argv[1]}-{turn}")
+    if turn % 2:
+        keys.revoke(f"{sys.argv[1]}-{turn}")
+"""
+    command = [sys.executable, "-c", program]
+    holders = [str(number) for number in range(4)]
+    running = [subprocess.Popen([*command, holder], cwd=settings.PROJECT, env=os.environ) for holder in holders]
+    assert [process.wait() for process in running] == [0] * 4
+    kept = {f"{holder}-{turn}" for holder in holders for turn in range(0, 40, 2)}
+    assert keys.bearer().keys() == {keys.FIRST, *kept}
+
+
+@pytest.mark.parametrize("theirs", ["open", "owned", "link", "file"])
+def test_a_socket_s_folder_that_others_reach_is_refused(
+    theirs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "taken"
+    if theirs == "link":
+        folder.symlink_to(tmp_path)
+    elif theirs == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir(mode=0o700)
+    if theirs == "open":
+        folder.chmod(0o777)
+    if theirs == "owned":
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(settings.CannotRun, match="not a folder that is yours alone"):
+        prefect_server.start(tmp_path, tmp_path / "log", "", "http://127.0.0.1:4200/api", socket=folder / "socket")
+
+
 def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
     keys.issue("ana")
     keys.bearer_file().write_text(keys.bearer_file().read_text() + "# eve\nbearer of good news\n")
