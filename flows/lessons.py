@@ -22,11 +22,13 @@ import psycopg
 import vl_convert
 from IPython.core.getipython import get_ipython
 
-from flows import endpoints, lab, limits, pages, processes, rest, settings, versions, warehouse
+from flows import endpoints, keys, lab, limits, pages, processes, rest, settings, versions, warehouse
 from flows.settings import CannotRun
 
 LONGEST = 120  # seconds that a cell may take
 FLOW, POOL = "lesson", "lesson-pool"  # by these names what the lessons make on the server is found and removed
+RUN = ("twenty queries", "ten naps", "doomed", "lesson etl", "lesson retries", "lesson batches", "lesson pool")
+RUN += ("lesson server", "exercise cleanup", "exercise query", "playground")  # the flows that the lessons run
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ def begin() -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         lab.server()
         for kept in _kept().parent.glob("*.json"):
-            owner = processes.find(processes.Mark(*json.loads(kept.read_text())["mark"]))
-            if owner is None or owner.pid == os.getpid():
+            if not _goes_on(kept):
                 _put_back(kept, interrupted=True)
         url = lab.server()
         warehouse.prepare()
     mark = processes.Mark(os.getpid(), psutil.Process().create_time())
     auth = lab.status().auth if lab.is_own(url) else None
-    _kept().write_text(json.dumps({"mark": mark, "api_url": url, "auth": auth, "limits": _limits()}))
+    since = datetime.now(timezone.utc).isoformat()
+    found = {"mark": mark, "since": since, "api_url": url, "auth": auth, "limits": _limits()}
+    _kept().write_text(json.dumps(found))
     print("Ready.")
 
 
@@ -88,7 +91,10 @@ def guarded(auth: str, https: bool = False) -> str:
 
 
 def end() -> None:
-    """Remove FLOW and POOL; put the limits, and how the lab checks its callers, back to what `begin` found."""
+    """Remove FLOW, POOL and the runs of RUN since `begin`, and the limits and keys whose names begin like FLOW.
+
+    The limit of the kit's own tag, and how the lab checks its callers, are put back to what `begin` found.
+    """
     if not _kept().exists():
         raise CannotRun("This lesson has ended already, or was never begun. Run its first cells again.")
     with contextlib.redirect_stderr(io.StringIO()):
@@ -206,20 +212,57 @@ def _kept() -> Path:
 
 def _put_back(kept: Path, interrupted: bool = False) -> None:
     before = json.loads(kept.read_text())
-    if before["auth"] is not None and before["auth"] != lab.status().auth:
-        lab.up(auth=before["auth"])
+    if before["auth"] is not None:
+        for holder in keys.bearer():
+            if holder.startswith(f"{FLOW}-"):
+                keys.revoke(holder)
+        now, https = lab.status(), before["api_url"].startswith("https:")
+        if (before["auth"], https) != (now.auth, (now.api_url or "").startswith("https:")):
+            lab.up(before["auth"], https)
     if lab.server() == before["api_url"]:
         for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
             rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
         rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
-        for tag in _limits().keys() - before["limits"].keys():
-            if tag.startswith(FLOW) or not interrupted:  # since an interruption, others may have made limits
-                rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
-        for tag, limit in before["limits"].items():
+        if not any(_goes_on(other) for other in kept.parent.glob("*.json")):  # it may still read its runs
+            _remove_runs(before["since"], interrupted)
+        _put_limits_back(before["limits"], interrupted)
+    kept.unlink()
+
+
+def _goes_on(kept: Path) -> bool:
+    """Whether the lesson that wrote `kept` runs, in another kernel than this one."""
+    owner = processes.find(processes.Mark(*json.loads(kept.read_text())["mark"]))
+    return owner is not None and owner.pid != os.getpid()
+
+
+def _remove_runs(since: str, interrupted: bool) -> None:
+    """Remove the runs of RUN since `since`, and those of these flows that then have no run."""
+    named = {"flows": {"name": {"any_": RUN}}}
+    made = named | {"flow_runs": {"expected_start_time": {"after_": since}}}
+    runs = [run["id"] for run in rest.rows(rest.Request("POST", "flow_runs/filter", made))]
+    shared = limits.read() if interrupted else None
+    for holder in shared.holders if shared else []:
+        if holder["flow_run_id"] in runs:
+            limits.end(holder["task_run_id"], "The lesson that ran it was interrupted.")
+    rest.gather([rest.Request("DELETE", f"flow_runs/{run}", missing_ok=True) for run in runs])
+    for flow in rest.call("POST", "flows/filter", named):
+        if not rest.call("POST", "flow_runs/count", {"flows": {"id": {"any_": [flow["id"]]}}}):
+            rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
+
+
+def _put_limits_back(before: dict[str, int], interrupted: bool) -> None:
+    """Put back the limits of the lessons' own tags alone: others may have made and changed limits meanwhile."""
+    now = _limits()
+    for tag in now.keys() - before.keys():
+        if tag.startswith(FLOW):
+            rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
+    for tag, limit in before.items():
+        if tag.startswith(FLOW):
             limits.ensure(tag, limit)
             if interrupted:  # it may have left slots taken
                 limits.reset(tag)
-    kept.unlink()
+    if limits.TAG in now and not interrupted:  # the third lesson sets it; the job, which may run now, needs one
+        limits.ensure(limits.TAG, before.get(limits.TAG, lab.CONNECTIONS))
 
 
 _timers: list[threading.Timer] = []
