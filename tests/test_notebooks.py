@@ -160,6 +160,7 @@ WRONG = {
         Wrong(
             1, 'tags = dict.fromkeys(["orders", "archive"], "lesson-one"); limits.ensure("lesson-one", 5)', "same tag"
         ),
+        Wrong(1, 'tags = {"orders": "orders", "archive": "archive"}', "'orders' does not begin with 'lesson-'"),
         Wrong(1, 'tags = {"orders": "lesson-o", "archive": "lesson-a"}', "no limit for the tag"),
         Wrong(1, 'limits.ensure("lesson-o", 3); limits.ensure("lesson-a", 3)', "archive at once, and it takes 2"),
         Wrong(1, 'limits.ensure("lesson-o", 2); limits.ensure("lesson-a", 2)', "A seat stays empty"),
