@@ -66,7 +66,15 @@ def test_a_run_that_is_stopped_in_the_middle(shared_lab: str, full_mart: dict, s
         assert report["state"] == "Cancelled" and 0 < report["failed"] <= 20 and report["flow_run_id"] == run_id
         assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Cancelled"
         assert staging() == [] and slots() == 0
-        runs = httpx.post(f"{shared_lab}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run_id]}}}).json()
+        runs: list[dict] = []
+
+        def recorded() -> bool:
+            """Whether all ends are on the server: they reach it a moment after the flow's own."""
+            of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
+            runs[:] = httpx.post(f"{shared_lab}/task_runs/filter", json=of_run).json()
+            return len(runs) == 22 and all(found["end_time"] for found in runs)
+
+        eventually(recorded)
         ends = [found["end_time"] for found in runs if found["tags"] == [limits.TAG] and found["end_time"]]
         (loaded,) = [found["start_time"] for found in runs if found["name"].startswith("load")]
         assert len(ends) == 20 and max(ends) <= loaded, "load and cleanup come after the last query's end"
