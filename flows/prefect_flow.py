@@ -9,9 +9,10 @@ import logging
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows import commands, endpoints, lab, limits, mart, report, rest, versions, warehouse
 from flows.settings import CannotRun
+from flows.state import held
 
 PERMANENT = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
 
@@ -76,7 +78,7 @@ def _run(query: str, staging: Path) -> Any:
             raise
         return Cancelled(message="The run was interrupted while this query ran.")
     finally:
-        for connection in [connection for connection in _open if connection.closed]:
+        for connection in [connection for connection in list(_open) if connection.closed]:
             _open.pop(connection, None)
         mart.note(staging, query, started=started, ended=time.time(), **outcome)
     return outcome["rows"]
@@ -116,6 +118,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     _clear_abandoned()
     names = warehouse.choose(queries)
     warehouse.prepare(scale)
+    _set_limit(rest.api_url(), None, limit_by, get_run_logger().warning)  # a worker comes by no `main`
     staging = mart.open_staging(str(flow_run.id), rest.api_url())
     submitted = time.time()
     run = sql_query
@@ -142,8 +145,10 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
         load(staging, names)
     finally:
         rows = [_row(name, staging, submitted, future) for name, future in zip(names, futures, strict=True)]
-        mart.record(str(flow_run.id), rows=rows)
-        cleanup(staging)
+        try:
+            mart.record(str(flow_run.id), rows=rows)
+        finally:
+            cleanup(staging)
     if interrupted:
         return Cancelled(message="Interrupted. The mart keeps the tables of the queries that had not ended.")
     failed = [f"{row['query']} ({row['error']})" for row in rows if row["state"] != "Completed"]
@@ -187,8 +192,9 @@ def _clear_abandoned() -> None:
         left = mart.unfinished(staging)
         if left and known["parameters"].get("limit_by") == "global" and not versions.line(versions.here()).leases:
             limits.give_back(limits.TAG, left)
-        state = {"type": "CRASHED", "name": "Crashed", "message": message}
-        rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
+        if known.get("state_type") not in endpoints.FINAL:
+            state = {"type": "CRASHED", "name": "Crashed", "message": message}
+            rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -229,8 +235,11 @@ def _row(name: str, staging: Path, submitted: float, future: Future[Any]) -> dic
     }
 
 
-def _set_limit(url: str, wanted: int | None, kind: limits.Kind) -> int | None:
-    """The limit in force, set first on the kit's own lab where it has none or another one is wanted."""
+def _set_limit(url: str, wanted: int | None, kind: limits.Kind, say: Callable[[str], object]) -> int | None:
+    """The limit in force, set first on the kit's own lab where it has none or another one is wanted.
+
+    `say` is called with what the user should know.
+    """
     limit = limits.read(kind=kind)
     script = f"python scripts/setup_concurrency_limit.py{' --global' if kind == 'global' else ''} sets it"
     if lab.is_own(url) and (wanted is not None or limit is None):
@@ -238,12 +247,12 @@ def _set_limit(url: str, wanted: int | None, kind: limits.Kind) -> int | None:
         limit = limits.read(kind=kind)
         if wanted is not None and wanted > lab.CONNECTIONS:
             taken = f"The lab's database takes {lab.CONNECTIONS} connections"
-            print(f"{taken}: with a limit of {wanted} it refuses some queries, which try again.", file=sys.stderr)
+            say(f"{taken}: with a limit of {wanted} it refuses some queries, which try again.")
     elif limit is None:
         what = "The tag" if kind == "tag" else "The global limit"
-        print(f"{what} {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.", file=sys.stderr)
+        say(f"{what} {limits.TAG!r} has no limit on {url}: all queries run at once. {script}.")
     elif wanted not in (None, limit.limit):
-        print(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.", file=sys.stderr)
+        say(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.")
     return limit.limit if limit else None
 
 
@@ -280,9 +289,11 @@ def main() -> int:
     """Start what is needed, run the flow and show what happened. Returns 1 where it did not complete."""
     arguments = _arguments()
     warehouse.choose(arguments.queries)
+    with held() as folder, tempfile.TemporaryFile(dir=folder):
+        pass  # the results go there, also where the server and the warehouse are others than the lab's
     url = lab.server()
     check_version(url)
-    limit = _set_limit(url, arguments.limit, arguments.limit_by)
+    limit = _set_limit(url, arguments.limit, arguments.limit_by, lambda text: print(text, file=sys.stderr))
     warehouse.prepare(arguments.scale)
     for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
         handler.setLevel(logging.CRITICAL)  # the table says it, and the server has the logs

@@ -1,5 +1,6 @@
 """The main job: what it reports, what it loads, what it does with failures, and how it is deployed."""
 
+import json
 import os
 import pty
 import re
@@ -14,7 +15,7 @@ import duckdb
 import httpx
 import psycopg
 import pytest
-from conftest import FLOW, answer, refused, run, slots, start
+from conftest import FLOW, answer, eventually, refused, run, slots, start
 
 from flows import lab, limits, mart, measures, prefect_flow, settings, warehouse
 
@@ -60,7 +61,14 @@ def test_the_main_job(shared_lab: str, tmp_path: Path) -> None:
     assert report["wall_seconds"] > report["ideal_seconds"] > 0
     assert report["api_url"] == shared_lab and staged() == [] and slots() == 0
     of_run = {"flow_runs": {"id": {"any_": [report["flow_run_id"]]}}, "task_runs": {"tags": {"all_": [limits.TAG]}}}
-    task_runs = httpx.post(f"{shared_lab}/task_runs/filter", json=of_run).json()
+    task_runs: list[dict] = []
+
+    def recorded() -> bool:
+        """Whether all ends are on the server: they reach it a moment after the flow's own."""
+        task_runs[:] = httpx.post(f"{shared_lab}/task_runs/filter", json=of_run).json()
+        return len(task_runs) == 20 and all(task_run["end_time"] for task_run in task_runs)
+
+    eventually(recorded)
     assert sorted(task_run["name"] for task_run in task_runs) == warehouse.names()
     assert {task_run["state_name"] for task_run in task_runs} == {"Completed"}
     assert measures.peak((_unix(task_run["start_time"]), _unix(task_run["end_time"])) for task_run in task_runs) == 3
@@ -113,6 +121,34 @@ def test_a_failing_query_is_named_and_the_others_finish(questions: Callable[...,
     assert "1 of 3 queries failed: bad (" in state.message and "syntax error" in state.message
     assert (table("good"), table("other"), table("bad")) == ([(10,)], [(20,)], [(1,)])
     assert staged() == []
+
+
+def test_cleanup_comes_where_the_run_cannot_be_recorded(questions: Callable[..., None]) -> None:
+    questions(good="select 1 as one")
+    records = settings.read().flows_lab_dir / "runs"
+    kept = records.with_name("runs.kept")
+    if records.exists():
+        records.rename(kept)
+    records.touch()  # in the folder's place
+    try:
+        assert prefect_flow.main_etl(return_state=True).name == "Failed"
+        assert staged() == []
+    finally:
+        records.unlink()
+        if kept.exists():
+            kept.rename(records)
+
+
+def test_a_killed_run_that_had_ended_keeps_its_state(shared_lab: str) -> None:
+    flow = httpx.post(f"{shared_lab}/flows/", json={"name": "ended"}).json()["id"]
+    body = {"flow_id": flow, "state": {"type": "CANCELLED", "name": "Cancelled"}}
+    ended = httpx.post(f"{shared_lab}/flow_runs/", json=body).json()["id"]
+    left = settings.read().flows_lab_dir / "staging" / ended
+    left.mkdir(parents=True)
+    (left / "owner.json").write_text(json.dumps({"api_url": shared_lab, "mark": [999999999, 1.0]}))
+    prefect_flow._clear_abandoned()
+    assert not left.exists()
+    assert httpx.get(f"{shared_lab}/flow_runs/{ended}").json()["state_name"] == "Cancelled"
 
 
 def test_a_syntax_error_is_not_retried_and_a_refused_connection_is(questions: Callable[..., None]) -> None:
@@ -206,6 +242,12 @@ def test_a_server_that_cannot_be_used_is_said(new_lab: Path, url: str, said: str
     assert said in refused(run(FLOW, PREFECT_API_URL=url))
 
 
+def test_a_folder_that_cannot_be_written_is_said_where_all_else_is_named(shared_lab: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    named = {"PREFECT_API_URL": shared_lab, "WAREHOUSE_URL": warehouse.url()}
+    assert "cannot be used" in refused(run(FLOW, **named, FLOWS_LAB_DIR=str(tmp_path / "file" / "lab")))
+
+
 def test_a_server_that_hangs_is_said(new_lab: Path) -> None:
     import socket
 
@@ -234,6 +276,7 @@ def test_the_flow_is_deployed_as_typed_and_run_by_a_worker(shared_lab: str, tmp_
     assert deployment["pull_steps"][0]["prefect.deployments.steps.set_working_directory"] == {
         "directory": str(settings.PROJECT)
     }
+    httpx.delete(f"{shared_lab}/concurrency_limits/tag/{limits.TAG}").raise_for_status()
     body = {"parameters": {"queries": FEW.split(",")}}
     created = httpx.post(f"{shared_lab}/deployments/{deployment['id']}/create_flow_run", json=body).json()
     cli("worker", "start", "--pool", "flows", "--run-once")
