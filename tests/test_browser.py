@@ -178,6 +178,21 @@ def test_a_run_is_cancelled_after_a_question(shared_lab: str, serve, page: Page)
     assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "CANCELLED"
 
 
+def test_a_tick_never_means_another_run(shared_lab: str, serve, page: Page) -> None:
+    """Ticks have positions, and runs that come later take these."""
+    create_run("to be ticked")
+    page.goto(serve("main.py") + "/?pace=2+s")
+    expect(cell(page, "to be ticked").first).to_be_attached()
+    table = page.locator(".stDataFrame").last
+    cancel = page.get_by_role("button", name="Cancel", exact=False).first
+    expect(cancel).to_be_disabled()
+    table.click(position={"x": 15, "y": 52})
+    expect(cancel).to_be_enabled()
+    create_run("a later one")
+    expect(cell(page, "a later one").first).to_be_attached()
+    expect(cancel).to_be_disabled()
+
+
 def test_the_server_is_lost_and_comes_back(shared_lab: str, serve, page: Page) -> None:
     create_run("still to be seen", "COMPLETED")
     page.goto(serve("main.py") + "/?pace=2+s")
