@@ -761,6 +761,7 @@ def secrets() -> set[str]:
     return _known
 
 
+@pytest.mark.search
 def test_no_secret_is_left_anywhere(guarded, folder: Path) -> None:
     """The last of this module: in nothing that was printed, logged or stored, but where secrets belong."""
     guarded("none")
