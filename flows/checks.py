@@ -176,7 +176,7 @@ def one_more_query(flow: str, query: str, others: int, limit: int) -> str:
         raise _No(f"the run has {len(page.task_runs) - len(mine)} other queries. Keep all {others}.")
     if views.tagged(mine, limits.TAG).empty:
         raise _No(f"{query!r} ran without a slot, since it has no tag {limits.TAG!r}: it was one connection too many.")
-    if (mine["started"] >= page.task_runs.drop(index=mine.index)["ended"].max()).all():
+    if (mine["submitted"] >= page.task_runs.drop(index=mine.index)["ended"].max()).all():  # the slot may come late
         raise _No(f"{query!r} began after all others had ended. Submit it with them, and then wait.")
     peak = views.concurrency(page.task_runs, page.until)["running"].max()
     if peak > limit:
