@@ -120,7 +120,11 @@ def _answer(answer: dict[str, Any]) -> None:
         with table:
             shell.table(flat, hide_index=True, alt="The answer, a row for each object.")
     with text:
-        st.json(said, expanded=2) if isinstance(said, dict | list) else st.code(json.dumps(said), language=None)
+        # Two statements: Streamlit would show the value of a conditional expression as well.
+        if isinstance(said, dict | list):
+            st.json(said, expanded=2)
+        else:
+            st.code(json.dumps(said), language=None)
 
 
 def _page() -> None:
