@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import tomli
@@ -87,21 +88,25 @@ def read() -> Settings:
 
 def _check_address(url: str) -> None:
     """Raise CannotRun for an API address that cannot be one. What may be, or hold, a secret is not shown."""
-    where = f"PREFECT_API_URL, from {origin('PREFECT_API_URL')},"
+    wrong = None
     if "@" in url:
-        raise CannotRun(
-            f"{where} has credentials in it, which every message would show."
+        wrong = (
+            "has credentials in it, which every message would show."
             " Write http://HOST:4200/api there, and set PREFECT_API_AUTH_STRING=user:password."
         )
-    if not url.startswith(("http://", "https://")):
-        raise CannotRun(f"{where} names no server: it has no http:// before it. Write http://HOST:4200/api.")
-    try:
-        address = httpx.URL(url)
-        host, path = address.host, address.path
-        if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
-            raise httpx.InvalidURL("no host, or a port that there is not")
-    except (httpx.InvalidURL, UnicodeError):
-        raise CannotRun(f"{where} has no host or port that can be read. Write http://HOST:4200/api.") from None
+    elif not url.startswith(("http://", "https://")):
+        wrong = "names no server: it has no http:// before it. Write http://HOST:4200/api."
+    else:
+        try:
+            urlsplit(url)  # as Prefect does, which refuses brackets that httpx takes for a name
+            address = httpx.URL(url)
+            host, path = address.host, address.path
+            if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
+                raise ValueError("no host, or a port that there is not")
+        except (httpx.InvalidURL, ValueError):
+            wrong = "has no host or port that can be read. Write http://HOST:4200/api."
+    if wrong:
+        raise CannotRun(f"PREFECT_API_URL, from {origin('PREFECT_API_URL')}, {wrong}")
     if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
         cloud = "https://api.prefect.cloud/api/accounts/{}/workspaces/{}"
         found = _IDS.search(path)
