@@ -1,11 +1,11 @@
 """The endpoints that the kit uses, as requests to be sent by `rest.send`, `rest.gather` or `rest.rows`.
 
-They are the same in Prefect 2.13.7 and 3.8.8, unless the docstring says otherwise.
+They are the same in Prefect 2.13.7 and 3.8.8, unless the docstring says otherwise; `endpoints_3` has the others.
 """
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from flows import rest
@@ -22,6 +22,11 @@ def version() -> Request:
 def health() -> Request:
     """GET /health: true. It needs no credentials."""
     return Request("GET", "health")
+
+
+def ready() -> Request:
+    """GET /ready: whether the server reaches its database; without one it answers 503. It needs no credentials."""
+    return Request("GET", "ready")
 
 
 def flow_run(flow_run_id: str) -> Request:
@@ -101,6 +106,15 @@ def task_runs(
     return Request("POST", "task_runs/filter", body | {"sort": sort, "limit": limit})
 
 
+def count(chosen: Request) -> Request:
+    """POST /flow_runs/count, /task_runs/count and the like: how many rows there are of those that `chosen` asks for.
+
+    `chosen` is a request of `flow_runs` or `task_runs`, of which the order and the size of a page do not matter.
+    """
+    body = {key: value for key, value in (chosen.body or {}).items() if key not in ("sort", "limit", "offset")}
+    return chosen._replace(path=chosen.path.replace("/filter", "/count"), body=body)
+
+
 def logs(
     *, flow_run: str | None = None, since: datetime | None = None, level: int = 0, limit: int = rest.PAGE
 ) -> Request:
@@ -152,13 +166,21 @@ def create_flow_run(deployment: str, parameters: dict[str, Any]) -> Request:
     return Request("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
 
 
-def set_state(flow_run: str, type_: str, name: str, message: str, *, force: bool = False) -> Request:
-    """POST /flow_runs/{id}/set_state: propose a state.
+def set_state(
+    run: str,
+    type_: str,
+    name: str,
+    message: str,
+    *,
+    force: bool = False,
+    of: Literal["flow_runs", "task_runs"] = "flow_runs",
+) -> Request:
+    """POST /flow_runs/{id}/set_state, or that of task runs: propose a state.
 
     Whatever happens it answers 200 or 201: the answer's `status` says ACCEPT, REJECT, ABORT or WAIT.
     """
     state = {"type": type_, "name": name, "message": message}
-    return Request("POST", f"flow_runs/{flow_run}/set_state", {"state": state, "force": force})
+    return Request("POST", f"{of}/{run}/set_state", {"state": state, "force": force})
 
 
 def _of_flow_runs(

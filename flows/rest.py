@@ -1,22 +1,21 @@
 """Requests to the Prefect REST API, of either version, with no Prefect imported.
 
-`call` sends one, `gather` several at once over the same connections, `rows` as many as a long list takes.
+`call` sends one, `gather` several at once, `rows` as many as a long list takes; `gather_async` is to be awaited.
 """
 
+import asyncio
 import functools
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import httpx
 
-from flows import auth, filters, lab, settings
-from flows.settings import CannotRun, Refused
+from flows import answers, auth, filters, lab, settings
 
 PAGE = 200  # the most rows that the server gives at once
 PATIENCE = 30  # seconds that a request is repeated for, where the server asks for that
@@ -50,20 +49,33 @@ def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missi
 
 def send(request: Request) -> Any:
     """The answer to `request`, as `call` gives it."""
-    return _answer(request, *_target())
+    url, sent = _addressed(request, *_credentials())
+    client = _client(os.getpid(), _trusted())
+    attempt, started = 1, time.monotonic()
+    while True:
+        try:
+            outcome = client.request(**sent)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            outcome = error
+        wait = _pause(request, outcome, attempt, started)
+        if wait is None:
+            return answers.decoded(url, outcome, missing_ok=request.missing_ok)
+        time.sleep(wait)
+        attempt += 1
 
 
 def gather(requests: Sequence[Request]) -> list[Any]:
     """The answers to all of `requests`, in their order, sent at the same time.
 
-    In threads, so that it can be called wherever an event loop runs already, as in Jupyter and Streamlit.
+    It can be called wherever an event loop runs already, as in Jupyter and Streamlit: it has a loop of its own.
     Raises CannotRun like `call`, for the first one that fails.
     """
-    if not requests:
-        return []
-    target = _target()
-    with ThreadPoolExecutor(min(AT_ONCE, len(requests))) as pool:
-        return list(pool.map(lambda request: _answer(request, *target), requests))
+    return _submitted(requests).result()
+
+
+async def gather_async(requests: Sequence[Request]) -> list[Any]:
+    """What `gather` returns, and raises, for a caller that does something else meanwhile."""
+    return await asyncio.wrap_future(_submitted(requests))
 
 
 def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> list[dict[str, Any]]:
@@ -91,105 +103,98 @@ def _pages(request: Request, start: int, at_most: int | None) -> Iterator[list[d
         offset, together = offset + together * PAGE, AT_ONCE
 
 
-def _target() -> tuple[str, dict[str, str], httpx.Client]:
-    """The API's address, the credentials, and the connections to reuse, as the environment has them now."""
-    url, header, known = api_url(), auth.header(), settings.read()
-    certificate, insecure = known.prefect_api_ssl_cert_file, known.prefect_api_tls_insecure_skip_verify
-    return url, header, _client(os.getpid(), f"{certificate} {insecure}")
+def _credentials() -> tuple[str, dict[str, str]]:
+    """The API's address and the header with the credentials, as the environment has them now."""
+    return api_url(), auth.header()
+
+
+def _trusted() -> str:
+    """Whose certificates are trusted, as the environment has it now; connections are reused for the same."""
+    known = settings.read()
+    return f"{known.prefect_api_ssl_cert_file} {known.prefect_api_tls_insecure_skip_verify}"
 
 
 @functools.lru_cache(maxsize=4)
-def _client(process: int, trust: str) -> httpx.Client:
-    """Connections of this `process`, for what it has been told to `trust`; threads share them."""
+def _client(process: int, trusted: str) -> httpx.Client:
+    """Connections of this `process`, for requests one after the other; threads share them."""
+    return httpx.Client(**_options())
+
+
+@functools.lru_cache(maxsize=4)
+def _client_async(process: int, trusted: str) -> tuple[httpx.AsyncClient, asyncio.AbstractEventLoop]:
+    """Connections of this `process`, for requests at the same time, and the loop that they belong to, in a thread."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="flows.rest", daemon=True).start()
+    return httpx.AsyncClient(**_options()), loop
+
+
+def _options() -> dict[str, Any]:
     # A server drops a connection that is idle for 5 seconds, perhaps just as the next request is on its way.
     limits = httpx.Limits(keepalive_expiry=4)
-    return httpx.Client(verify=auth.trust(), timeout=httpx.Timeout(15, connect=5), limits=limits)
+    return {"verify": auth.trust(), "timeout": httpx.Timeout(15, connect=5), "limits": limits}
 
 
-def _answer(request: Request, base: str, header: dict[str, str], client: httpx.Client) -> Any:
-    path = request.path.lstrip("/")
-    url = f"{base}/{path}"
-    filters.check(path, request.body or {})
-    try:
-        answer = _send(request, url, header, client)
-    except httpx.TimeoutException:
-        raise CannotRun(f"The server does not answer: {url} timed out. Is it overloaded, or stopped?") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CannotRun(f"No server answers at {url} ({error}). Check PREFECT_API_URL, or start the server.") from None
-    try:
-        said = answer.json() if answer.content else None
-    except ValueError:
-        raise CannotRun(
-            f"{url} answers {answer.status_code} with something else than JSON."
-            " Is it a Prefect server's API, and does the server behind it run?"
-        ) from None
-    if answer.is_success:
-        return said
-    if answer.status_code == 404 and request.missing_ok:
-        return None
-    raise (Refused if answer.status_code in (401, 403) else CannotRun)(_refusal(url, answer, said))
+def _submitted(requests: Sequence[Request]) -> Future[list[Any]]:
+    """The answers to `requests` as they will be."""
+    target = _credentials()
+    client, loop = _client_async(os.getpid(), _trusted())
+    return asyncio.run_coroutine_threadsafe(_together(requests, target, client), loop)
 
 
-def _refusal(url: str, answer: httpx.Response, said: Any) -> str:
-    """What the server said, and what to do about it."""
-    if isinstance(said, dict):
-        said = said.get("exception_detail") or said.get("detail") or said.get("exception_message")
-    if isinstance(said, list):  # what is wrong with which part of the body
-        parts = [part if isinstance(part, dict) else {"msg": part} for part in said]
-        said = "; ".join(f"{'.'.join(map(str, part.get('loc', ())[1:]))} {part.get('msg')}" for part in parts)
-    reason = " ".join(str(said or "no reason given").split())[:300].rstrip(".")
-    refused = f"{url} answers {answer.status_code}: {reason}."
-    match answer.status_code:
-        case 307:
-            return f"{url} points to {answer.headers.get('Location')}. Correct the path, or PREFECT_API_URL."
-        case 401 | 403:
-            return (
-                f"{url} refuses the credentials ({answer.status_code}: {reason})."
-                " Run scripts/test_prefect_auth.py: it says which ones are in force."
-            )
-        case 404 | 405 if reason in ("Not Found", "Method Not Allowed"):
-            return f"{refused} This version of the server has no such endpoint; its page /docs lists those that it has."
-        case 404:
-            return f"{refused} It was deleted, or it is on another server."
-        case 422:
-            return f"{refused} This version of the server expects something else; its page /docs says what."
-        case 423 | 429:
-            return f"{refused} It is busy; try again in {_asked(answer):.0f} s."
-        case status if status >= 500:
-            return f"{refused} The server's own log says more."
-    return refused
+async def _together(
+    requests: Sequence[Request], target: tuple[str, dict[str, str]], client: httpx.AsyncClient
+) -> list[Any]:
+    few = asyncio.Semaphore(AT_ONCE)
+
+    async def one(request: Request) -> Any:
+        async with few:
+            return await _send_async(request, *_addressed(request, *target), client)
+
+    found = await asyncio.gather(*map(one, requests), return_exceptions=True)
+    for answer in found:
+        if isinstance(answer, BaseException):
+            raise answer
+    return found
 
 
-def _send(request: Request, url: str, header: dict[str, str], client: httpx.Client) -> httpx.Response:
-    """The answer to a request, sent again while the server asks for that. What creates something is sent once."""
-    ending = request.path.rstrip("/").rsplit("/", 1)[-1]
-    repeatable = request.method != "POST" or ending in (*READS, "set_state")
-    deadline = time.monotonic() + PATIENCE
-    for attempt in range(TRIES):
-        short = random.uniform(0.05, 0.2) * 1.5**attempt
+async def _send_async(request: Request, url: str, sent: dict[str, Any], client: httpx.AsyncClient) -> Any:
+    attempt, started = 1, time.monotonic()
+    while True:
         try:
-            answer = client.request(request.method, url, json=request.body, headers=header)
-        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-            if not repeatable or attempt == TRIES - 1:
-                raise
-            time.sleep(short)
-            continue
-        # 503 is what a server over SQLite says while another request writes.
-        wait = {503: short, 423: _asked(answer), 429: _asked(answer)}.get(answer.status_code)
-        if wait is None or not repeatable or attempt == TRIES - 1 or time.monotonic() + wait > deadline:
-            return answer
-        time.sleep(wait + random.uniform(0, 0.05))
-    raise AssertionError("the last attempt returned or raised")
+            outcome = await client.request(**sent)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            outcome = error
+        wait = _pause(request, outcome, attempt, started)
+        if wait is None:
+            return answers.decoded(url, outcome, missing_ok=request.missing_ok)
+        await asyncio.sleep(wait)
+        attempt += 1
 
 
-def _asked(answer: httpx.Response) -> float:
-    """The seconds for which `Retry-After` asks: a number of them, perhaps a fraction, or a date. 1 if it does not."""
-    said = answer.headers.get("Retry-After", "1")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):
-        return 1.0
+def _addressed(request: Request, base: str, header: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """The address of `request`, and what httpx needs to send it. Raises CannotRun for a key that it does not know."""
+    path = request.path.lstrip("/")
+    filters.check(path, request.body or {})
+    url = f"{base}/{path}"
+    return url, {"method": request.method, "url": url, "json": request.body, "headers": header}
+
+
+def _pause(request: Request, outcome: httpx.Response | Exception, attempt: int, started: float) -> float | None:
+    """The seconds to wait before `request` is sent again, None where `outcome` is the last word.
+
+    It is sent again while the server asks for that, and where a connection broke. What creates something never is.
+    """
+    ending = request.path.rstrip("/").rsplit("/", 1)[-1]
+    if attempt == TRIES or (request.method == "POST" and ending not in (*READS, "set_state")):
+        return None
+    short = random.uniform(0.05, 0.2) * 1.5 ** (attempt - 1)
+    if isinstance(outcome, Exception):
+        return short if isinstance(outcome, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError) else None
+    match outcome.status_code:
+        case 503:  # what a server over SQLite says while another request writes
+            wait = short
+        case 423 | 429:
+            wait = answers.asked(outcome) + random.uniform(0, 0.05)
+        case _:
+            return None
+    return wait if time.monotonic() + wait <= started + PATIENCE else None

@@ -8,7 +8,7 @@ import pytest
 from conftest import answering, forget_servers
 from streamlit.testing.v1 import AppTest
 
-from flows import actions, limits, pages, rest, settings, views
+from flows import actions, answers, limits, pages, rest, settings, views
 
 
 def said(app: AppTest) -> str:
@@ -72,12 +72,14 @@ def test_a_server_that_says_no(text: bytes, says: str, app: AppTest, monkeypatch
 
 def test_a_server_that_hangs(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_servers(monkeypatch)
-    rest._client.cache_clear()
+    for cached in (rest._client, rest._client_async):
+        cached.cache_clear()
     monkeypatch.setattr(rest.httpx, "Timeout", lambda *_, **__: 1.0)
     with answering(None) as url:
         monkeypatch.setenv("PREFECT_API_URL", url)
         app.run()
-    rest._client.cache_clear()
+    for cached in (rest._client, rest._client_async):
+        cached.cache_clear()
     assert "timed out" in said(app)
 
 
@@ -153,8 +155,8 @@ def test_a_search_of_the_first_log_lines_says_so(
 
 def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
-    usual = rest._send
-    monkeypatch.setattr(rest, "_send", lambda request, *rest_: (sent.append(request.path), usual(request, *rest_))[1])
+    usual = answers.decoded
+    monkeypatch.setattr(answers, "decoded", lambda url, *rest, **how: (sent.append(url), usual(url, *rest, **how))[1])
     app.run()
     assert 0 < len(sent) <= 6, sent
     sent.clear()

@@ -14,7 +14,7 @@ import pytest
 from conftest import FLOW, answer, eventually, kill, run, start
 from playwright.sync_api import Browser, Page, Request, expect
 
-from flows import lab, limits, openapi, pages, prefect_server, rest, settings
+from flows import answers, lab, limits, openapi, pages, prefect_server, rest, settings
 
 pytestmark = pytest.mark.long
 PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
@@ -341,15 +341,14 @@ def test_requests_and_bytes_beside_prefect_s_dashboard(
     database = lab.status().database
     fill.fill(database, 1000)
     ours: list[int] = []
-    usual = rest._send
+    usual = answers.decoded
 
-    def counted(*arguments: Any) -> httpx.Response:
-        answer = usual(*arguments)
+    def counted(url: str, answer: httpx.Response, **how: Any) -> Any:
         ours.append(answer.num_bytes_downloaded)
-        return answer
+        return usual(url, answer, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rest, "_send", counted)
+        patch.setattr(answers, "decoded", counted)
         pages.overview()
     theirs: list[Request] = []
     context = browser.new_context(viewport={"width": 1400, "height": 1300})

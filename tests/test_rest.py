@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 
 import httpx
@@ -14,11 +14,12 @@ import pytest
 from conftest import forget_servers
 from fill import empty, fill_wide
 
-from flows import endpoints, filters, lab, limits, pages, rest
+from flows import endpoints, endpoints_3, filters, lab, limits, pages, rest
 from flows.rest import Request
 from flows.settings import CannotRun
 
 Reply = tuple[int, dict[str, str], str] | None
+Send = Callable[[Request], object]
 
 
 class Scripted(http.server.ThreadingHTTPServer):
@@ -29,6 +30,7 @@ class Scripted(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         self.replies: list[Reply] = []
         self.heard: list[tuple[float, str]] = []
+        self.ports: set[int] = set()
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -39,6 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         heard = self.server.heard
+        self.server.ports.add(self.client_address[1])
         heard.append((time.monotonic(), f"{self.command} {self.path}"))
         reply = self.server.replies[min(len(heard), len(self.server.replies)) - 1]
         if reply is None:
@@ -72,17 +75,22 @@ OK = (200, {}, "[]")
 READ = Request("POST", "flow_runs/filter", {})
 
 
+def together(request: Request) -> object:
+    """The answer as `rest.gather` has it; it sends by another way than `rest.send`."""
+    return rest.gather([request])[0]
+
+
 def gaps(server: Scripted) -> list[float]:
     times = [time for time, _ in server.heard]
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-@pytest.mark.parametrize("status", [429, 423])
-def test_it_waits_as_long_as_the_server_asks(scripted: Scripted, status: int) -> None:
+@pytest.mark.parametrize(("status", "send"), [(429, rest.send), (423, together)])
+def test_it_waits_as_long_as_the_server_asks(scripted: Scripted, status: int, send: Send) -> None:
     date = formatdate(time.time() + 2, usegmt=True)
     waits = ["0.3", "1", date, None]
     scripted.replies = [(status, {"Retry-After": wait} if wait else {}, "") for wait in waits] + [OK]
-    assert rest.send(READ) == []
+    assert send(READ) == []
     short, second, until, unsaid = gaps(scripted)
     assert 0.3 <= short < second and second >= 1 and unsaid >= 1
     assert 0 <= until < 2, "the date was two seconds away before the first two waits"
@@ -95,21 +103,26 @@ def test_it_does_not_wait_for_minutes(scripted: Scripted) -> None:
     assert len(scripted.heard) == 1
 
 
-@pytest.mark.parametrize("failure", [(503, {}, ""), None])
-def test_a_read_is_repeated_and_what_creates_is_not(scripted: Scripted, failure: Reply) -> None:
+@pytest.mark.parametrize(("failure", "send"), [((503, {}, ""), rest.send), (None, together)])
+def test_a_read_is_repeated_and_what_creates_is_not(scripted: Scripted, failure: Reply, send: Send) -> None:
     scripted.replies = [failure, failure, OK]
-    assert rest.send(READ) == [] and len(scripted.heard) == 3
-    scripted.heard.clear()
-    assert rest.call("POST", "flow_runs/a/set_state", {}) == [] and len(scripted.heard) == 3
-    for creation in (endpoints.create_flow_run("a", {}), Request("POST", "flows/", {})):
+    for repeatable in (READ, Request("POST", "flow_runs/a/set_state", {}), Request("PATCH", "flow_runs/a", {})):
+        scripted.heard.clear()
+        assert send(repeatable) == [] and len(scripted.heard) == 3
+    for creation in (
+        endpoints.create_flow_run("a", {}),
+        endpoints_3.bulk_set_state(["a"], "CANCELLED", "Cancelled", ""),
+        endpoints_3.take_slots(["tag:a"], "b"),
+        Request("POST", "flows/", {}),
+    ):
         scripted.heard.clear()
         with pytest.raises(CannotRun):
-            rest.send(creation)
+            send(creation)
         assert len(scripted.heard) == 1
     scripted.heard.clear()
     scripted.replies = [failure]
     with pytest.raises(CannotRun, match=r"answers 503|No server answers"):
-        rest.send(READ)
+        send(READ)
     assert 2 < len(scripted.heard) < 20, "it gives up"
 
 
@@ -117,6 +130,7 @@ def test_a_read_is_repeated_and_what_creates_is_not(scripted: Scripted, failure:
     ("reply", "said"),
     [
         ((401, {}, '{"exception_message": "Unauthorized"}'), "refuses the credentials (401: Unauthorized)"),
+        ((403, {}, '{"detail": "Missing CSRF token."}'), "answers 403: Missing CSRF token. It takes what is sent with"),
         ((502, {}, "<html>Bad gateway</html>"), "answers 502 with something else than JSON. Is it a Prefect server's"),
         ((307, {"Location": "https://elsewhere/api"}, ""), "points to https://elsewhere/api. Correct the path"),
         ((500, {}, '{"exception_message": "Internal Server Error"}'), "answers 500: Internal Server Error. The server"),
@@ -157,7 +171,7 @@ def test_a_typo_in_a_filter_is_refused_before_the_server_ignores_it(shared_lab: 
 
 
 def test_the_keys_are_those_that_the_server_knows(shared_lab: str) -> None:
-    known = httpx.get(shared_lab.removesuffix("/api") + "/openapi.json").json()
+    known = httpx.get(shared_lab.removesuffix("/api") + "/openapi.json", timeout=60).json()
     paths = {path.removeprefix("/api/").lstrip("/"): methods for path, methods in known["paths"].items()}
     checked = 0
     for path, methods in paths.items():
@@ -203,16 +217,35 @@ def test_a_missing_thing_is_none_where_that_is_asked_for(shared_lab: str) -> Non
 
 
 def test_several_are_read_at_once_in_their_order_where_an_event_loop_runs(shared_lab: str) -> None:
-    async def inside_a_loop() -> list:
-        return rest.gather(
-            [endpoints.health(), endpoints.version(), endpoints.flow_run("0" * 8 + "-0000" * 3 + "-" + "0" * 12)]
-        )
+    reads = [endpoints.health(), endpoints.version(), endpoints.flow_run("0" * 8 + "-0000" * 3 + "-" + "0" * 12)]
 
-    health, version, nothing = asyncio.run(inside_a_loop())
-    assert (health, version[0], nothing) == (True, "3", None)
+    async def inside_a_loop() -> tuple[list, list, int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        meanwhile = asyncio.create_task(tick())
+        awaited = await rest.gather_async(reads)
+        meanwhile.cancel()
+        return awaited, rest.gather(reads), ticks
+
+    *both, ticks = asyncio.run(inside_a_loop())
+    for health, version, nothing in both:
+        assert (health, version[0], nothing) == (True, "3", None)
+    assert ticks > 2, "the caller's loop stood still"
     with pytest.raises(CannotRun, match="nothing"):
         rest.gather([endpoints.health(), Request("GET", "nothing")])
     assert rest.gather([]) == []
+
+
+def test_not_all_of_many_are_sent_at_once(scripted: Scripted) -> None:
+    scripted.replies = [(200, {}, "1")]
+    assert rest.gather([READ] * 40) == [1] * 40
+    assert 1 < len(scripted.ports) <= rest.AT_ONCE, "the connections are not reused"
 
 
 def test_every_endpoint_answers(shared_lab: str) -> None:
@@ -234,17 +267,57 @@ def test_every_endpoint_answers(shared_lab: str) -> None:
     assert [pool["name"] for pool in rest.send(endpoints.work_pools())] == ["flows"]
     assert {limit["tag"] for limit in rest.send(endpoints.limits())} >= {limits.TAG}
     assert f"tag:{limits.TAG}" in {limit["name"] for limit in rest.send(endpoints.counters())}
+    assert rest.send(endpoints.ready()) == {"message": "OK"}
+
+
+def test_the_endpoints_that_change_runs_and_those_of_prefect_3_alone(shared_lab: str) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
+    made = [{"flow_id": flow, "name": f"endpoint {number}", "state": {"type": "RUNNING"}} for number in range(3)]
+    runs = [run["id"] for run in rest.gather([Request("POST", "flow_runs/", one) for one in made])]
+    one = {"flow_run_id": runs[0], "name": "one", "task_key": "one", "dynamic_key": "0", "state": {"type": "RUNNING"}}
+    task = rest.call("POST", "task_runs/", one)["id"]
+    chosen = endpoints.flow_runs(flow="made by a test", text="endpoint", limit=2)
+    tasks = endpoints.task_runs(flow_run=runs[0])
+    try:
+        assert rest.gather([endpoints.count(chosen), endpoints.count(tasks)]) == [3, 1]
+        second = rest.send(endpoints_3.paginate(chosen, 2))
+        assert (second["count"], second["pages"], len(second["results"])) == (3, 2, 1)
+        assert rest.send(endpoints_3.count_task_runs(runs)) == {runs[0]: 1, runs[1]: 0, runs[2]: 0}
+        forced = endpoints.set_state(task, "COMPLETED", "Completed", "by a test", force=True, of="task_runs")
+        assert rest.send(forced)["status"] == "ACCEPT"
+        assert rest.send(tasks)[0]["state_name"] == "Completed"
+        answer = rest.send(endpoints_3.bulk_set_state(runs[:2], "CANCELLED", "Cancelled", "by a test"))
+        assert [result["status"] for result in answer["results"]] == ["ACCEPT"] * 2
+        states = {run["id"]: run["state_name"] for run in rest.rows(chosen)}
+        assert states == {runs[0]: "Cancelled", runs[1]: "Cancelled", runs[2]: "Running"}
+    finally:
+        rest.call("DELETE", f"flows/{flow}")
+    with pytest.raises(CannotRun, match=r"csrf-token\?client=a%20b answers 422: CSRF protection is disabled"):
+        rest.send(endpoints_3.csrf_token("a b"))
+
+
+def test_a_lease_is_taken_renewed_and_given_back(shared_lab: str) -> None:
+    holder = "00000000-0000-4000-8000-000000000001"
+    lease = rest.send(endpoints_3.take_slots([f"tag:{limits.TAG}"], holder, slots=2))["lease_id"]
+    assert limits.read().active_slots == 2 and [one["task_run_id"] for one in limits.read().holders] == [holder]
+    assert rest.send(endpoints_3.renew(lease, 90)) is None
+    with pytest.raises(CannotRun, match=r"answers 423: .* It is busy; try again in"):
+        rest.send(endpoints_3.take_slots([f"tag:{limits.TAG}"], holder, slots=2))
+    rest.send(endpoints_3.give_back(lease))
+    assert limits.read().active_slots == 0
+    with pytest.raises(CannotRun, match=r"answers 4\d\d: Lease not found"):
+        rest.send(endpoints_3.renew(lease))
 
 
 def test_the_connections_are_reused_and_follow_the_environment(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = rest._target()
-    assert rest._target()[2] is first[2] and first[1] == {}
+    first = rest._client(0, rest._trusted())
+    assert rest._client(0, rest._trusted()) is first and rest._credentials()[1] == {}
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_another")
-    assert rest._target()[1] == {"Authorization": "Bearer pnu_another"}
+    assert rest._credentials()[1] == {"Authorization": "Bearer pnu_another"}
     monkeypatch.setenv("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "true")
-    assert rest._target()[2] is not first[2]
+    assert rest._client(0, rest._trusted()) is not first
 
 
 def test_json_is_what_is_sent(scripted: Scripted) -> None:
