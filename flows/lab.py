@@ -62,7 +62,12 @@ def database(name: str, role: str = "postgres") -> str:
     """The address of the lab's database `name`, the lab's PostgreSQL being started where it is down."""
     with state.held() as folder:
         _start_postgres(folder)
-        return postgres.url(folder / "postgres", name, role)
+    return address(name, role)
+
+
+def address(name: str, role: str = "postgres") -> str:
+    """As `database`, but starts nothing: nobody answers there while the lab is down."""
+    return postgres.url(settings.read().flows_lab_dir / "postgres", name, role)
 
 
 def up(auth: str | None = None, https: bool = False) -> Lab:

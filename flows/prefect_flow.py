@@ -117,30 +117,30 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     """
     _clear_abandoned()
     names = warehouse.choose(queries)
-    warehouse.prepare(scale)
     _set_limit(rest.api_url(), None, limit_by, get_run_logger().warning)  # a worker comes by no `main`
-    staging = mart.open_staging(str(flow_run.id), rest.api_url())
-    submitted = time.time()
-    run = sql_query
-    if limit_by == "global":
-        versions.ready_slots(limits.TAG)
-        run = sql_query_in_slot
-    task_runs = [run.submit(name, staging) for name in names]
-    mart.note_task_runs(staging, versions.task_run_ids(task_runs))
-    futures = versions.states(task_runs)
-    try:
-        _watch(names, staging, futures)
-    except KeyboardInterrupt:
-        _stop.set()
-    interrupted = _stop.is_set()
-    _stop.clear()
-    if interrupted:
-        _interrupt(staging)
-        if limit_by == "tag":
-            versions.cancel([one for name, one in zip(names, task_runs, strict=True) if not mart.noted(staging, name)])
-    # Waiting here, and not `wait_for=[allow_failure(…)]`, since that gives up on the first query that was
-    # cancelled or crashed: it allows for failure alone, and cleanup would come before the last query's end.
-    concurrent.futures.wait(futures)
+    with warehouse.prepared(scale):
+        staging = mart.open_staging(str(flow_run.id), rest.api_url())
+        submitted = time.time()
+        run = sql_query
+        if limit_by == "global":
+            versions.ready_slots(limits.TAG)
+            run = sql_query_in_slot
+        task_runs = [run.submit(name, staging) for name in names]
+        mart.note_task_runs(staging, versions.task_run_ids(task_runs))
+        futures = versions.states(task_runs)
+        try:
+            _watch(names, staging, futures)
+        except KeyboardInterrupt:
+            _stop.set()
+        interrupted = _stop.is_set()
+        _stop.clear()
+        if interrupted:
+            _interrupt(staging)
+            if limit_by == "tag":
+                versions.cancel([one for name, one in zip(names, task_runs, strict=True) if not mart.noted(staging, name)])
+        # Waiting here, and not `wait_for=[allow_failure(…)]`, since that gives up on the first query that was
+        # cancelled or crashed: it allows for failure alone, and cleanup would come before the last query's end.
+        concurrent.futures.wait(futures)
     try:
         load(staging, names)
     finally:

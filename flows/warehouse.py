@@ -8,10 +8,11 @@ import contextlib
 import difflib
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psycopg
 from psycopg import sql
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 QUERIES = Path(__file__).with_name("queries")
 SCALE = 0.1
+_KEY = "hashtext('warehouse')"  # of the lock on the tables
 TABLES: "dict[str, LiteralString]" = {
     "region": "r_regionkey int primary key, r_name text, r_comment text",
     "nation": "n_nationkey int primary key, n_name text, n_regionkey int, n_comment text",
@@ -67,9 +69,12 @@ def query(name: str) -> str:
 
 
 def url() -> str:
-    """The address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`."""
+    """The address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`.
+
+    Nothing is started: `prepare` does that.
+    """
     named = settings.read().warehouse_url
-    return named.get_secret_value() if named else lab.database("warehouse", "etl")
+    return named.get_secret_value() if named else lab.address("warehouse", "etl")
 
 
 def prepare(scale: float = SCALE) -> None:
@@ -77,13 +82,34 @@ def prepare(scale: float = SCALE) -> None:
 
     Raises CannotRun where the source database cannot be reached or lacks a table.
     """
+    with prepared(scale):
+        pass
+
+
+@contextlib.contextmanager
+def prepared(scale: float = SCALE) -> Generator[None]:
+    """As `prepare`; in the lab nobody replaces the tables before the block has ended.
+
+    Whoever wants another scale meanwhile waits, and says so on standard error.
+    """
     named = settings.read().warehouse_url
-    if named is None:
-        owner = lab.database("warehouse")
-        if loaded_scale(owner) != scale:
-            load(owner, scale)
+    if named is not None:
+        _look_for_tables(named.get_secret_value())
+        yield
         return
-    with _connect(named.get_secret_value()) as connection:
+    with _connect(lab.database("warehouse")) as connection:
+        connection.autocommit = True
+        _lock(connection, "_shared", "Another run replaces the tables of the warehouse: waiting for it.")
+        if _scale(connection) != scale:
+            connection.execute(f"select pg_advisory_unlock_shared({_KEY})")
+            _load(connection, scale)
+            # Both at once for a moment, so that nobody else can load in between.
+            connection.execute(f"select pg_advisory_lock_shared({_KEY}), pg_advisory_unlock({_KEY})")
+        yield
+
+
+def _look_for_tables(address: str) -> None:
+    with _connect(address) as connection:
         rows = connection.execute("select relname from pg_class where pg_table_is_visible(oid)").fetchall()
         missing = TABLES.keys() - {name for (name,) in rows}
         if missing:
@@ -96,18 +122,29 @@ def prepare(scale: float = SCALE) -> None:
 def loaded_scale(address: str) -> float | None:
     """The scale at which the tables at `address` were loaded, or None where no load has been finished."""
     with _connect(address) as connection:
-        if connection.execute("select to_regclass('warehouse_scale')").fetchone() == (None,):
-            return None
-        found = connection.execute("select scale from warehouse_scale").fetchone()
-        return found[0] if found else None
+        return _scale(connection)
+
+
+def _scale(connection: psycopg.Connection) -> float | None:
+    if connection.execute("select to_regclass('warehouse_scale')").fetchone() == (None,):
+        return None
+    found = connection.execute("select scale from warehouse_scale").fetchone()
+    return found[0] if found else None
 
 
 def load(address: str, scale: float) -> None:
     """Make the TPC-H tables at `scale` in the database at `address`, in place of those that are there.
 
-    All of it is one transaction: whoever reads meanwhile waits for its end, and a load that is killed leaves nothing
+    All of it is one transaction, and waits for the runs that read the tables: a load that is killed leaves nothing
     behind. Raises CannotRun where the disk has no room, the generator fails, or the connection is lost.
     """
+    with _connect(address) as connection:
+        connection.autocommit = True
+        _load(connection, scale)
+
+
+def _load(connection: psycopg.Connection, scale: float) -> None:
+    """Load, unless somebody else just did, and keep the lock against those who read."""
     # Rows as text, tables, and the indexes' sorts.
     folder, needed = settings.read().flows_lab_dir, 100e6 + scale * 3.5e9
     if shutil.disk_usage(folder).free < needed:
@@ -115,12 +152,10 @@ def load(address: str, scale: float) -> None:
             f"Scale {scale} needs {needed / 1e6:,.0f} MB, and the disk of {folder} has less. Choose a smaller --scale."
         )
     try:
-        with _connect(address) as connection:
-            # The second of two loaders waits here, then finds the work done.
-            connection.execute("select pg_advisory_xact_lock(hashtext('warehouse'))")
-            if loaded_scale(address) != scale:
-                with _generated(folder / "tpch", scale) as files:
-                    _copy(connection, files, scale)
+        _lock(connection, "", f"Another run uses the warehouse: waiting for its end, to make it at scale {scale}.")
+        if _scale(connection) != scale:
+            with connection.transaction(), _generated(folder / "tpch", scale) as files:
+                _copy(connection, files, scale)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
         raise CannotRun(
             f"The disk of {folder} is full: {error}. Nothing was changed; choose a smaller --scale."
@@ -128,6 +163,13 @@ def load(address: str, scale: float) -> None:
     except psycopg.OperationalError as error:
         reason = str(error).partition("\n")[0]
         raise CannotRun(f"The load into the warehouse failed: {reason}. Nothing was changed; run it again.") from None
+
+
+def _lock(connection: psycopg.Connection, kind: Literal["", "_shared"], otherwise: str) -> None:
+    """Take the lock on the tables: alone, to replace them, or shared, to read them. Print `otherwise` if that waits."""
+    if connection.execute(f"select pg_try_advisory_lock{kind}({_KEY})").fetchone() != (True,):
+        print(otherwise, file=sys.stderr, flush=True)
+        connection.execute(f"select pg_advisory_lock{kind}({_KEY})")
 
 
 def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) -> None:
@@ -147,6 +189,8 @@ def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) 
     connection.execute("create table warehouse_scale as select %s::float8 as scale", [scale])
     if connection.execute("select 1 from pg_roles where rolname = 'etl'").fetchone():
         connection.execute("grant select on all tables in schema public to etl")
+        # Before PostgreSQL 15 every role may create tables there.
+        connection.execute("revoke create on schema public from public")
 
 
 @contextlib.contextmanager

@@ -178,8 +178,15 @@ def _run_counts(state) -> dict[str, int]:
 
 def test_every_kind_of_value_reaches_the_mart(questions: Callable[..., None]) -> None:
     values = "1 as i, 1.25::numeric as n, 0.5::float8 as f, date '1997-02-03' as d, 'é\"''' as t, true as b"
-    questions(values=f"select {values}", none=f"select {values} where false", nulls="select null::int as x, 'a' as y")
+    locked = "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ShareLock'"
+    questions(
+        values=f"select {values}",
+        none=f"select {values} where false",
+        nulls="select null::int as x, 'a' as y",
+        locked=locked,
+    )
     assert prefect_flow.main_etl(return_state=True).name == "Completed"
+    assert table("locked") == [(1,)], "the tables could be replaced while a run reads them"
     (row,) = table("values") or []
     assert [str(value) for value in row] == ["1", "1.25", "0.5", "1997-02-03", "é\"'", "True"]
     assert table("none") == [] and table("nulls") == [(None, "a")]

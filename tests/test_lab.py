@@ -14,10 +14,11 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from conftest import LAB, answer, eventually, kill, processes_below, refused, run, start
 
-from flows import lab, postgres, prefect_server, settings, state
+from flows import lab, postgres, prefect_server, settings, state, warehouse
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
@@ -29,6 +30,8 @@ def test_up_status_down_leave_no_process(new_lab: Path) -> None:
     assert answer(run(LAB, "up", "--json")) == first, "a second `up` attaches"
     down = run(LAB, "down", "--json")
     assert down.returncode == 0 and not answer(down)["running"]
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(warehouse.url())  # as a query that is tried again does: that starts nothing
     assert processes_below(new_lab) == []
     assert run(LAB, "status").returncode == 1
     assert run(LAB, "down").returncode == 0, "down twice in a row"

@@ -124,11 +124,23 @@ def test_a_load_that_is_killed_leaves_nothing_and_is_redone(new_lab: Path) -> No
         eventually(lambda: not watcher.execute(copying).fetchone()[0])
         assert watcher.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
         assert warehouse.loaded_scale(owner) is None
+        # What every role may do before PostgreSQL 15.
+        watcher.execute("grant create on schema public to public")
         warehouse.prepare(0.01)
         assert warehouse.loaded_scale(owner) == 0.01
         assert watcher.execute("select count(*) from orders").fetchone() == (15_000,)
-        # Another scale replaces the tables.
-        warehouse.prepare(0.02)
+        with psycopg.connect(warehouse.url()) as reader, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute("create table mine ()")
+        # Another scale replaces the tables, once nobody reads them any more.
+        with warehouse.prepared(0.01):
+            other = [sys.executable, "-c", "from flows import warehouse; warehouse.prepare(0.02)"]
+            loading = subprocess.Popen(other, stderr=subprocess.PIPE, text=True)
+            assert "waiting for its end, to make it at scale 0.02" in loading.stderr.readline()
+            eventually(lambda: watcher.execute("select 1 from pg_locks where not granted").fetchone())
+            assert watcher.execute("select count(*) from orders").fetchone() == (15_000,)
+            late = subprocess.Popen(other, stderr=subprocess.PIPE, text=True)
+            assert "replaces the tables" in late.stderr.readline(), "who comes later does not overtake"
+        assert [loading.wait(), late.wait()] == [0, 0], (loading.stderr.read(), late.stderr.read())
         assert watcher.execute("select count(*) from orders").fetchone() == (30_000,)
     assert not (new_lab / "tpch").exists()
 
