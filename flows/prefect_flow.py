@@ -137,7 +137,8 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
         if interrupted:
             _interrupt(staging)
             if limit_by == "tag":
-                versions.cancel([one for name, one in zip(names, task_runs, strict=True) if not mart.noted(staging, name)])
+                waiting = [one for name, one in zip(names, task_runs, strict=True) if not mart.noted(staging, name)]
+                versions.cancel(waiting, limits.TAG)
         # Waiting here, and not `wait_for=[allow_failure(…)]`, since that gives up on the first query that was
         # cancelled or crashed: it allows for failure alone, and cleanup would come before the last query's end.
         concurrent.futures.wait(futures)

@@ -137,12 +137,25 @@ def task_runner() -> Any:
     return CancellableTaskRunner()
 
 
-def cancel(submitted: Sequence[Any]) -> None:
-    """Cancel task runs that were submitted and wait for a tag's slot.
+def cancel(submitted: Sequence[Any], tag: str) -> None:
+    """End the wait of task runs that were submitted and wait for a slot of `tag`, which others may hold for long.
 
-    In Prefect 3 they soon find out by themselves; in Prefect 2 they would ask again after 30 seconds, and again.
+    In Prefect 2 they are cancelled. In Prefect 3 they begin, without a slot, and have to end by themselves; this
+    returns when they have.
     """
     if line(here()) is PREFECT_3:
+        from prefect.concurrency import services
+
+        names, left = frozenset([f"tag:{tag}"]), states(submitted)
+        try:
+            while left:
+                with services._cache_lock:
+                    # Whether the tag has a limit at all is looked up here before each try, and forgotten after 5 s.
+                    services._no_limits_cache[names] = True
+                left = list(concurrent.futures.wait(left, timeout=1).not_done)
+        finally:
+            with services._cache_lock:
+                services._no_limits_cache.pop(names, None)
         return
     for future in submitted:
         future._loop.call_soon_threadsafe(future._task_runner.scopes[future.key].cancel)

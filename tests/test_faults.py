@@ -36,10 +36,10 @@ def tables() -> dict[str, list[tuple]]:
         return {name: connection.execute(f'from "{name}"').fetchall() for name in names}
 
 
-def take_a_slot(url: str, limit: int = 3) -> str:
+def take_a_slot(url: str, limit: int = 3, number: int = 1) -> str:
     """Take a slot of `limit` as Prefect's client does; return the id of the task run that then holds it."""
     limits.ensure(limits.TAG, limit)
-    holder = {"type": "task_run", "id": "00000000-0000-4000-8000-000000000001"}
+    holder = {"type": "task_run", "id": f"00000000-0000-4000-8000-{number:012}"}
     body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 60, "holder": holder}
     taking = httpx.post(f"{url}/v2/concurrency_limits/increment-with-lease", json=body)
     assert taking.status_code == 200, taking.text
@@ -87,6 +87,26 @@ def test_a_run_that_is_stopped_in_the_middle(shared_lab: str, full_mart: dict, s
     assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == expected
     still = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     assert httpx.post(f"{shared_lab}/task_runs/count", json=still).json() == 0
+
+
+def test_a_run_that_is_stopped_while_others_hold_all_slots(shared_lab: str, full_mart: dict) -> None:
+    """It ends while they hold them, which they do for as long as a lease lasts, and leaves them to them."""
+    others = {take_a_slot(shared_lab, number=number) for number in range(3)}
+    flow = start(FLOW, "--json")
+    eventually(lambda: staging() and json.loads((staging()[0] / "owner.json").read_text())["task_runs"])
+    flow.send_signal(signal.SIGINT)
+    out, err = flow.communicate(timeout=100)
+    held = limits.read()
+    assert {holder["task_run_id"] for holder in held.holders} == others and held.active_slots == 3, err
+    report = json.loads(out)
+    assert (report["state"], report["failed"]) == ("Cancelled", 20) and staging() == [] and tables() == full_mart
+    run_of = {"flow_runs": {"id": {"any_": [report["flow_run_id"]]}}, "task_runs": {"tags": {"all_": [limits.TAG]}}}
+
+    def ends() -> list[str]:
+        return [found["state_name"] for found in httpx.post(f"{shared_lab}/task_runs/filter", json=run_of).json()]
+
+    eventually(lambda: ends() == ["Cancelled"] * 20)
+    limits.reset()
 
 
 def test_a_dead_run_s_slots_are_freed_and_no_others(shared_lab: str, full_mart: dict) -> None:
