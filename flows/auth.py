@@ -15,6 +15,7 @@ from flows.settings import CannotRun, Refused
 
 CLOUD = "https://api.prefect.cloud/"
 _ADDED = "FLOWS_ADDED_AUTHORIZATION"  # set where `use`, not the user, wrote the header into the custom headers
+_FORMER = "FLOWS_FORMER_SSL_CERT_FILE"  # set where `use` wrote SSL_CERT_FILE: what the user had there, if anything
 
 
 def scheme() -> str:
@@ -130,7 +131,11 @@ def use(
     if key is not None and auth_string is None and not url.startswith(CLOUD) and "Authorization" not in custom:
         custom["Authorization"] = f"Bearer {key.get_secret_value()}"
         os.environ[_ADDED] = "1"
+    trusted = os.environ.pop(_FORMER, os.environ.get("SSL_CERT_FILE", ""))
+    if certificate and versions.certificate_variable() == "SSL_CERT_FILE":
+        os.environ[_FORMER], trusted = trusted, str(certificate)
     for name, value in {
+        "SSL_CERT_FILE": trusted or None,
         "PREFECT_API_URL": url,
         "PREFECT_API_KEY": key.get_secret_value() if key else None,
         "PREFECT_API_AUTH_STRING": auth_string.get_secret_value() if auth_string else None,
@@ -141,8 +146,6 @@ def use(
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    if certificate:
-        os.environ[versions.certificate_variable()] = str(certificate)
     context: Any = sys.modules.get("prefect.context")
     if context is not None:
         # Prefect reads the environment when it is imported, and not again.

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -52,10 +53,12 @@ def pytest_configure() -> None:
         pytest.exit(f"{named} names a server; move that away while the tests run.", 2)
 
 
-def start(program: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+def start(
+    program: str, *arguments: str, cwd: Path | None = None, python: Path | str = sys.executable, **variables: str
+) -> subprocess.Popen[str]:
     """A command of the kit that runs, in a session of its own so that a signal reaches it alone."""
     return subprocess.Popen(
-        [sys.executable, str(settings.PROJECT / program), *arguments],
+        [str(python), str(settings.PROJECT / program), *arguments],
         cwd=cwd or settings.PROJECT,
         env=os.environ | variables,
         stdout=subprocess.PIPE,
@@ -65,9 +68,9 @@ def start(program: str, *arguments: str, cwd: Path | None = None, **variables: s
     )
 
 
-def run(program: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command of the kit that has ended."""
-    process = start(program, *arguments, cwd=cwd, **variables)
+def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command of the kit that has ended; `options` as for `start`."""
+    process = start(program, *arguments, **options)
     try:
         out, err = process.communicate(timeout=240)
     finally:

@@ -1,0 +1,140 @@
+"""The kit's commands in the second environment, on a lab of Prefect 2.13.7: interrupted, killed, deployed, measured.
+
+    uv run pytest -m versions
+
+What a client may ask of such a server is in test_versions.py.
+"""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import FLOW, LAB, LIMIT, answer, eventually, forget_servers, run, start
+
+from flows import endpoints, limits, mart, rest, settings
+
+pytestmark = pytest.mark.versions
+PYTHON = settings.PROJECT / ".venv-prefect2/bin/python"
+QUICK = "busiest_clerks,lines_per_order,open_orders_by_priority"  # three: none waits
+SLOW = "best_customers,makers_bought_together,revenue_by_region_and_year"
+
+MOVES = """
+import os
+from flows import auth
+for url, certificate in (("https://lab/api", "/lab.pem"), ("https://lab/api", "/lab.pem"), ("http://other/api", None)):
+    auth.use(url, certificate=certificate)
+    print(os.environ.get("SSL_CERT_FILE"))
+"""
+
+begin, done = functools.partial(start, python=PYTHON), functools.partial(run, python=PYTHON)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a lab of Prefect 2.13.7."""
+    assert PYTHON.exists(), "docs/versions.md says how to make the second environment"
+    folder = tmp_path_factory.mktemp("prefect2") / ".lab"
+    try:
+        up = done(LAB, "up", "--json", FLOWS_LAB_DIR=str(folder))
+        assert answer(up)["prefect_version"] == "2.13.7", up.stderr
+        yield folder
+    finally:
+        done(LAB, "reset", FLOWS_LAB_DIR=str(folder))
+
+
+@pytest.fixture
+def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The API address of that lab, which this process and the commands then use."""
+    forget_servers(monkeypatch)
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
+    return rest.api_url()
+
+
+def test_whose_certificates_are_trusted_goes_with_the_server() -> None:
+    for own in ("", "/own.pem"):
+        environment = os.environ | {"SSL_CERT_FILE": own}
+        moves = subprocess.run([PYTHON, "-c", MOVES], env=environment, capture_output=True, text=True, check=True)
+        assert moves.stdout.split() == ["/lab.pem", "/lab.pem", own or "None"]
+
+
+def slots(kind: limits.Kind) -> int:
+    limit = limits.read(kind=kind)
+    return limit.active_slots if limit else 0
+
+
+def staging() -> list[Path]:
+    return list((settings.read().flows_lab_dir / "staging").glob("*"))
+
+
+def in_the_middle(kind: limits.Kind, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """A main job whose first three queries run, and its flow run's id."""
+    flow = begin(FLOW, "--limit-by", kind, "--json", *arguments)
+    eventually(lambda: slots(kind) == 3 and len(staging()) == 1 and mart.unfinished(staging()[0]) > 0)
+    return flow, staging()[0].name
+
+
+def state(run_id: str) -> str:
+    return rest.send(endpoints.flow_run(run_id))["state_name"]
+
+
+@pytest.mark.parametrize("kind", ["tag", "global"])
+def test_after_ctrl_c_it_ends_and_leaves_nothing(kind: limits.Kind, url: str) -> None:
+    flow, run_id = in_the_middle(kind)
+    flow.send_signal(signal.SIGINT)
+    out, err = flow.communicate(timeout=100)  # those who wait for a tag's slot ask again for 180 s
+    assert flow.returncode == 1 and "Traceback" not in err, err
+    report = json.loads(out)
+    assert (report["state"], report["flow_run_id"], report["queries"]) == ("Cancelled", run_id, 20)
+    assert report["failed"] > 0 and state(run_id) == "Cancelled"
+    assert (slots(kind), staging()) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["tag", "global"])
+def test_after_kill_9_the_next_run_frees_what_it_held(kind: limits.Kind, url: str) -> None:
+    flow, run_id = in_the_middle(kind, "--queries", SLOW)
+    flow.kill()
+    flow.communicate()
+    assert slots(kind) > 0 and len(staging()) == 1 and state(run_id) == "Running"
+    # Without the slots of the dead one it would wait for ever.
+    again = answer(done(FLOW, "--queries", QUICK, "--limit-by", kind, "--json"))
+    assert (again["state"], again["completed"]) == ("Completed", 3)
+    assert (slots(kind), staging(), state(run_id)) == (0, [], "Crashed")
+
+
+def test_it_is_deployed_as_typed_and_run_by_a_worker(url: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path), "COLUMNS": "200", "PWD": str(settings.PROJECT)}
+
+    def cli(*words: str) -> str:
+        command = [str(PYTHON.with_name("prefect")), *words]
+        ended = subprocess.run(
+            command, cwd=settings.PROJECT, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    cli("deploy", "flows/prefect_flow.py:main_etl")
+    deployment = rest.call("GET", "deployments/name/main_etl/main_etl")
+    parameters = {"queries": QUICK.split(",")}
+    created = rest.call("POST", f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    cli("worker", "start", "--pool", "flows", "--run-once")
+    assert state(created["id"]) == "Completed"
+    assert [row["query"] for row in mart.recorded(created["id"])["rows"]] == QUICK.split(",")
+    assert f" {limits.TAG} " in cli("concurrency-limit", "ls")
+
+
+def test_the_scripts_do_what_they_do_on_prefect_3(url: str) -> None:
+    assert done(LIMIT).returncode == 0
+    held = answer(done(LIMIT, "--tag", "reports", "--limit", "2", "--json"))
+    assert held == {"tag": "reports", "limit": 2, "active_slots": 0, "holders": [], "changed": True}
+    assert answer(done(LIMIT, "--tag", "reports", "--limit", "2", "--reset", "--json"))["active_slots"] == 0
+    found = answer(done("scripts/test_prefect_auth.py", "--json"))
+    assert (found["server_version"], found["scheme"], found["accepted"]) == ("2.13.7", "none", True)
+    bench = answer(done("scripts/bench.py", "--tasks", "3", "--seconds", "0.3", "--json"))
+    peaks = {row["engine"]: row["peak"] for row in bench["rows"]}
+    assert set(peaks) == {"thread pool", "tag limit", "global limit"} and max(peaks.values()) <= 3, peaks
