@@ -32,13 +32,13 @@ def path() -> Path:
     return settings.read().flows_lab_dir / "mart.duckdb"
 
 
-def open_staging(run: str, api_url: str) -> Path:
-    """A new staging folder for the flow run `run` on the server at `api_url`, marked as this process's."""
+def open_staging(run: str, server: str) -> Path:
+    """A new staging folder for the flow run `run` on `server`, however that is named, marked as this process's."""
     staging = settings.read().flows_lab_dir / "staging" / run
     new = staging.with_suffix(".new")
     new.mkdir(parents=True)
     mark = Mark(os.getpid(), psutil.Process().create_time())
-    _write_json(new / "owner.json", {"api_url": api_url, "mark": mark, "task_runs": []})
+    _write_json(new / "owner.json", {"server": server, "mark": mark, "task_runs": []})
     return new.rename(staging)
 
 
@@ -48,13 +48,13 @@ def note_task_runs(staging: Path, task_runs: Sequence[str]) -> None:
     _write_json(owner, json.loads(owner.read_text()) | {"task_runs": task_runs})
 
 
-def abandoned(api_url: str) -> dict[Path, set[str]]:
-    """The staging folders of runs on the server at `api_url` whose process is gone, with their task runs' ids."""
+def abandoned(server: str) -> dict[Path, set[str]]:
+    """The staging folders of runs on `server` whose process is gone, with their task runs' ids."""
     found = {}
     for owner in (settings.read().flows_lab_dir / "staging").glob("*/owner.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             written = json.loads(owner.read_text())
-            if written["api_url"] == api_url and processes.find(Mark(*written["mark"])) is None:
+            if written["server"] == server and processes.find(Mark(*written["mark"])) is None:
                 found[owner.parent] = set(written.get("task_runs", []))
     return found
 

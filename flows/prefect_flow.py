@@ -119,7 +119,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     names = warehouse.choose(queries)
     _set_limit(rest.api_url(), None, limit_by, get_run_logger().warning)  # a worker comes by no `main`
     with warehouse.prepared(scale):
-        staging = mart.open_staging(str(flow_run.id), rest.api_url())
+        staging = mart.open_staging(str(flow_run.id), _server())
         submitted = time.time()
         run = sql_query
         if limit_by == "global":
@@ -178,7 +178,7 @@ def _interrupt(staging: Path) -> None:
 def _clear_abandoned() -> None:
     """Finish what a run that was killed left behind: its state on the server, its slots, its staging folder."""
     message = "Its process was killed; a later run found out."
-    for staging, task_runs in mart.abandoned(rest.api_url()).items():
+    for staging, task_runs in mart.abandoned(_server()).items():
         run = staging.stem  # a process that was killed while it made the folder left RUN.new
         limit = limits.read()
         # One may have been killed after its end was known, and before it gave its slot back.
@@ -186,9 +186,10 @@ def _clear_abandoned() -> None:
         running = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
         for task_run in holding | {task_run["id"] for task_run in rest.call("POST", "task_runs/filter", running)}:
             limits.end(task_run, message)
-        limit = limits.read()
-        if limit and limit.active_slots and {holder["task_run_id"] for holder in limit.holders} <= task_runs:
-            limits.reset()  # it was killed before the server had heard of the task run that took the slot
+        # It was killed before the server had heard of the task run that took the slot. Asked twice, since the counter
+        # and the holders are two questions, and one who lives may have taken a slot between them.
+        if all(_holds_alone(task_runs) for _ in range(2)):
+            limits.reset()
         known = rest.send(endpoints.flow_run(run)) or {"parameters": {}}
         left = mart.unfinished(staging)
         if left and known["parameters"].get("limit_by") == "global" and not versions.line(versions.here()).leases:
@@ -197,6 +198,18 @@ def _clear_abandoned() -> None:
             state = {"type": "CRASHED", "name": "Crashed", "message": message}
             rest.call("POST", f"flow_runs/{run}/set_state", {"state": state, "force": True}, missing_ok=True)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _holds_alone(task_runs: set[str]) -> bool:
+    """Whether slots are taken, and none by others than `task_runs`."""
+    limit = limits.read()
+    return bool(limit and limit.active_slots and {holder["task_run_id"] for holder in limit.holders} <= task_runs)
+
+
+def _server() -> str:
+    """What tells the server in use from others: its address, which the lab's may change."""
+    url = rest.api_url()
+    return "the lab" if lab.is_own(url) else url
 
 
 def _watch(names: Sequence[str], staging: Path, futures: Sequence[Future[Any]]) -> None:
