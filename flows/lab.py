@@ -154,6 +154,7 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
     basic = keys.auth_string() if auth == "basic" else None
     logs, marks = folder / "logs", {"postgres": before["marks"]["postgres"]}
     if socket is not None:
+        prefect_server.make_private(socket.parent)
         keys.bearer()  # makes the first one
         # First, since the port that was just found free is its.
         marks["gateway"] = gateway.start(folder / "gateway", logs / "gateway.log", url, socket, keys.bearer_file())

@@ -38,12 +38,11 @@ def start(
 ) -> processes.Mark:
     """Start a server whose files lie in `home` and whose database is at `address`; wait until it answers.
 
-    Its API is at `url`. With a `socket` it listens on that alone, and whoever stands in front of it answers at `url`.
+    Its API is at `url`. With a `socket` it listens on that alone, and whoever stands in front of it answers at `url`;
+    the socket's folder has to be private (`make_private`).
     With an `auth_string` it asks its callers for Basic authentication. It has the work pool WORK_POOL.
     Raises CannotRun with the log's last line where it does not come up.
     """
-    if socket is not None:
-        _make_private(socket.parent)
     stop(home)
     if versions.line(versions.here()).leases:
         _recount_slots(home, address)
@@ -102,7 +101,7 @@ def alone() -> Generator[None]:
         os.close(handle)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make `folder`, if it is not there. Raises CannotRun where others made it, or may reach what is in it."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)

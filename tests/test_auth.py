@@ -631,7 +631,18 @@ def test_a_socket_s_folder_that_others_reach_is_refused(
     if theirs == "owned":
         monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(settings.CannotRun, match="not a folder that is yours alone"):
-        prefect_server.start(tmp_path, tmp_path / "log", "", "http://127.0.0.1:4200/api", socket=folder / "socket")
+        prefect_server.make_private(folder)
+
+
+def test_no_gateway_starts_before_a_socket_that_others_reach(new_lab: Path) -> None:
+    taken = lab._socket(new_lab).parent
+    taken.write_text("")  # which no `rmtree` removes
+    try:
+        with pytest.raises(settings.CannotRun, match="not a folder that is yours alone"):
+            lab.up("gateway")
+        assert set(lab.status().pids) == {"postgres"} and not (new_lab / "gateway").exists()
+    finally:
+        taken.unlink()
 
 
 def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
