@@ -3,6 +3,9 @@
 python flows/prefect_flow.py [--scale F] [--limit N] [--limit-by tag|global] [--queries a,b,…] [--json]
 """
 
+import flows  # noqa: F401 - before Prefect, which it keeps from sending usage data
+
+# isort: split
 import argparse
 import concurrent.futures
 import logging

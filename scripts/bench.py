@@ -5,6 +5,9 @@
 The tasks sleep, so that what is measured is the waiting and not the work.
 """
 
+import flows  # noqa: F401 - before Prefect, which it keeps from sending usage data
+
+# isort: split
 import argparse
 import logging
 import time

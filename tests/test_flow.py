@@ -92,10 +92,18 @@ def test_what_is_shown_to_people(shared_lab: str) -> None:
     assert re.search(r"Completed: 3 of 3 queries, peak concurrency [123] \(limit 3\), wall \d", done.stdout)
 
 
-def test_a_bar_says_how_many_run_wait_and_are_done(shared_lab: str) -> None:
-    """On a terminal, that is."""
+def test_a_bar_says_how_many_run_wait_and_are_done(shared_lab: str, tmp_path: Path) -> None:
+    """On a terminal, that is; where Prefect would send usage data, and say so the first time."""
     outer, inner = pty.openpty()
-    process = subprocess.Popen([sys.executable, FLOW], cwd=settings.PROJECT, stderr=inner, stdout=subprocess.DEVNULL)
+    asked = ("DO_NOT_TRACK", "CI", "GITHUB_ACTIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in asked}
+    process = subprocess.Popen(
+        [sys.executable, FLOW],
+        cwd=settings.PROJECT,
+        env=environment | {"PREFECT_HOME": str(tmp_path)},
+        stderr=inner,
+        stdout=subprocess.DEVNULL,
+    )
     os.close(inner)
     shown = b""
     try:
@@ -110,6 +118,7 @@ def test_a_bar_says_how_many_run_wait_and_are_done(shared_lab: str) -> None:
     assert all(sum(counts) == 20 for counts in seen)
     assert max(running for running, _, _ in seen) == 3
     assert (0, 0, 20) in seen
+    assert b"usage data" not in shown
 
 
 def test_a_failing_query_is_named_and_the_others_finish(questions: Callable[..., None]) -> None:
