@@ -4,13 +4,19 @@ from typing import Any
 
 import pandas as pd
 
-from flows import endpoints, limits, rest, settings
+from flows import endpoints, limits, openapi, rest, settings
 from flows.settings import CannotRun
 
 
 def allowed() -> bool:
     """Whether anything may be changed: not with MONITOR_READ_ONLY."""
     return not settings.read().monitor_read_only
+
+
+def check(method: str, path: str) -> None:
+    """Raise CannotRun for a request that would change something, where nothing may be changed."""
+    if not openapi.only_reads(method, path):
+        _check()
 
 
 def cancel(flow_runs: pd.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,6 +17,22 @@ from flows.settings import CannotRun
 ACTIVE = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED")
 MOST = 5000  # task runs that a run's page shows
 _LAG = timedelta(seconds=15)  # by which the server may hear late of what a task run did
+_OVERLAP = 50  # task runs: one that is between two attempts may leave the list while it is read in slices
+
+
+class Gone(CannotRun):
+    """The server answers, and has no such flow run."""
+
+
+class Unread(NamedTuple):
+    """The task runs that a page has yet to read: those changed after `since`, but for the first `skip` of them.
+
+    Once they are read, those that changed after `then` are next.
+    """
+
+    since: pd.Timestamp
+    skip: int
+    then: pd.Timestamp
 
 
 @dataclass(frozen=True)
@@ -47,10 +63,9 @@ class Overview:
 class Run:
     """A flow run's page: its row of FLOW_RUNS, its task runs, its first log lines, and the limits as they are now.
 
-    `limits` have no other holders than its own task runs.
-
-    `reason` says why it waits, None if it does not. `until` is when it was read, or ended: its task runs that have not
-    ended are taken to go on until then, and no longer.
+    `limits` have no other holders than its own task runs. `until` is when it was read, or ended: its task runs that
+    have not ended are taken to go on until then, and no longer. `poll` is what is known of the workers that it may
+    wait for.
     """
 
     version: str | None
@@ -61,7 +76,17 @@ class Run:
     task_runs: pd.DataFrame
     logs: pd.DataFrame
     limits: pd.DataFrame
-    reason: str | None
+    poll: str | None
+    unread: Unread
+
+    @property
+    def reason(self) -> str | None:
+        """Why it waits; None if it does not."""
+        return self.why()
+
+    def why(self, zone: str = "UTC") -> str | None:
+        """Why it waits, with the times in `zone`; None if it does not."""
+        return reasons.why(self.flow_run, self.limits, self.task_runs, self.poll, zone=zone)
 
 
 def overview(
@@ -74,19 +99,22 @@ def overview(
 ) -> Overview:
     """The first page, in 6 requests: up to 200 flow runs, all of them by state, what is active now, and the limits.
 
-    `since` is how far back it goes (None: to the first run, for one request more); the rest as in
-    `endpoints.flow_runs`.
+    `since` is how far back it goes (None: to the first run, which takes one request more on a server with 200 flows
+    and more); the rest as in `endpoints.flow_runs`.
     """
     chosen = {"flow": flow, "state": tuple(state), "tag": tag, "text": text}
-    first = endpoints.flow_runs(sort="EXPECTED_START_TIME_ASC", limit=1)
-    version, *oldest = rest.gather([endpoints.version(), *([first] if since is None else [])])
     now = _now()
-    start = now - since if since is not None else _first(oldest[0], now)
-    reads = [endpoints.flows(), _history(chosen, start), *_overview(version, chosen, start)]
-    named, history, *answers = rest.gather(reads)
+    start = None if since is None else now - since
+    reads = [endpoints.version(), endpoints.flows(), *_runs(chosen, start)]
+    version, named, runs, tasks, *history = rest.gather(reads + ([_history(chosen, start)] if start else []))
+    if start is None:
+        start = _first(runs, named, now)
+        counted, *history = rest.gather([_limits(version), _history(chosen, start)])
+    else:
+        counted = rest.send(_limits(version))
     flows = {flow["id"]: flow["name"] for flow in named}
-    page = Overview(version, flows, chosen | {"since": since}, start, now, *[views.states(history)] * 4)
-    return _fill(page, *answers)
+    page = Overview(version, flows, chosen | {"since": since}, start, now, *[views.states(*history)] * 4)
+    return _fill(page, runs, tasks, counted)
 
 
 def refresh(page: Overview) -> Overview:
@@ -98,7 +126,7 @@ def refresh(page: Overview) -> Overview:
     unnamed = page.flow_runs.loc[page.flow_runs["flow"].isna(), "flow_id"].unique()
     # A flow that is new is named first, and the counts follow the next time: together they would be 5 requests.
     third = endpoints.flows(ids=list(unnamed)) if len(unnamed) else _history(chosen, start)
-    answer, *answers = rest.gather([third, *_overview(page.version, chosen, start)])
+    answer, *answers = rest.gather([third, *_runs(chosen, start), _limits(page.version)])
     if len(unnamed):
         named = dict.fromkeys(unnamed, "(deleted)") | {flow["id"]: flow["name"] for flow in answer}
         page = replace(page, flows={**page.flows, **named})
@@ -110,7 +138,7 @@ def refresh(page: Overview) -> Overview:
 def run(flow_run_id: str) -> Run:
     """A flow run's page, with its first 200 log lines, in 6 requests and one for each 200 task runs beyond the first.
 
-    Raises CannotRun where there is no such run.
+    Raises Gone where there is no such run.
     """
     version = rest.send(endpoints.version())
     now = _now()
@@ -118,7 +146,7 @@ def run(flow_run_id: str) -> Run:
     reads = [endpoints.flow_run(flow_run_id), endpoints.flows(flow_run=flow_run_id), first]
     found, flows, tasks, lines, counted = rest.gather([*reads, endpoints.logs(flow_run=flow_run_id), _limits(version)])
     if found is None:
-        raise CannotRun(f"{rest.api_url()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
+        raise _gone(flow_run_id)
     if len(tasks) == rest.PAGE:
         tasks += rest.rows(first, MOST, start=rest.PAGE)
     flow = {flow["id"]: flow["name"] for flow in flows}
@@ -126,13 +154,14 @@ def run(flow_run_id: str) -> Run:
     workers = rest.send(endpoints.workers(row["work_pool"])) if _waits_for_worker(row) else None
     until = _until(row, now)
     frame = views.task_runs(tasks, until)
-    return _reasoned(Run(version, flow, now, until, row, frame, views.logs(lines), frame, None), counted, workers)
+    page = Run(version, flow, now, until, row, frame, views.logs(lines), frame, None, Unread(now, 0, now))
+    return _reasoned(page, counted, workers)
 
 
 def refresh_run(page: Run) -> Run:
     """`page` as it is now, in 4 requests: what has changed since, and up to 200 log lines more.
 
-    Where more than 200 task runs have changed meanwhile, it is loaded anew.
+    Of the task runs that have changed 200 are read, and the others by the next refreshes.
     """
     flow_run_id, now = page.flow_run["flow_run_id"], _now()
     # A run that waits for a worker has no task runs yet.
@@ -141,9 +170,9 @@ def refresh_run(page: Run) -> Run:
     last = None if page.logs.empty else page.logs["time"].iloc[-1]
     reads = [endpoints.flow_run(flow_run_id), second, endpoints.logs(flow_run=flow_run_id, since=last)]
     found, answer, lines, counted = rest.gather([*reads, _limits(page.version)])
+    if found is None:
+        raise _gone(flow_run_id)
     workers, tasks = (answer, []) if waits else (None, answer)
-    if found is None or len(tasks) == rest.PAGE:
-        return run(flow_run_id)
     row = views.flow_runs([found], page.flow, now).iloc[0]
     new = views.task_runs(tasks, now)
     kept = page.task_runs[~page.task_runs["task_run_id"].isin(new["task_run_id"])]
@@ -152,16 +181,20 @@ def refresh_run(page: Run) -> Run:
     more = more[~more["log_id"].isin(page.logs["log_id"])]
     seen = pd.concat([page.logs, more], ignore_index=True) if len(more) else page.logs
     until = _until(row, now)
+    unread = page.unread if page.unread.skip else page.unread._replace(then=now)
+    more = len(tasks) == rest.PAGE
+    unread = unread._replace(skip=unread.skip + rest.PAGE - _OVERLAP) if more else Unread(unread.then, 0, unread.then)
     page = replace(page, read_at=now, until=until, flow_run=row, task_runs=views.timed(frame, until), logs=seen)
+    page = replace(page, unread=unread)
     return _reasoned(page, counted, workers)
 
 
 def limits() -> pd.DataFrame:
-    """LIMITS with the holders that the server itself names, by its leases; 3 requests, or 4."""
+    """LIMITS with the holders that the server itself names, by its leases, 200 of them by name; 3 requests, or 4."""
     version = rest.send(endpoints.version())
     listed, counted = rest.gather([endpoints.limits(), _limits(version)])
     ids = [holder for limit in listed for holder in limit["active_slots"]]
-    known = {run["id"]: run for run in rest.rows(endpoints.task_runs(ids=ids))} if ids else {}
+    known = {run["id"]: run for run in rest.send(endpoints.task_runs(ids=ids))} if ids else {}
     holders = {
         limit["tag"]: [_holder(known.get(id_, {}) | {"id": id_}) for id_ in limit["active_slots"]] for limit in listed
     }
@@ -173,9 +206,8 @@ def logs(flow_run_id: str, at_most: int | None = None) -> pd.DataFrame:
     return views.logs(rest.rows(endpoints.logs(flow_run=flow_run_id), at_most))
 
 
-def _overview(version: str | None, chosen: Mapping[str, Any], start: pd.Timestamp) -> list[Request]:
-    active = endpoints.task_runs(state=ACTIVE)
-    return [endpoints.flow_runs(**chosen, since=start), active, _limits(version)]
+def _runs(chosen: Mapping[str, Any], start: pd.Timestamp | None) -> list[Request]:
+    return [endpoints.flow_runs(**chosen, since=start), endpoints.task_runs(state=ACTIVE)]
 
 
 def _fill(page: Overview, flow_runs: Any, task_runs: Any, counted: Any) -> Overview:
@@ -222,21 +254,22 @@ def _holder(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reasoned(page: Run, counted: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]] | None) -> Run:
-    limits = _held(counted, page.task_runs)
     poll = None if workers is None else _polled(page.flow_run["work_pool"], workers, page.read_at)
-    return replace(page, limits=limits, reason=reasons.why(page.flow_run, limits, page.task_runs, poll))
+    return replace(page, limits=_held(counted, page.task_runs), poll=poll)
 
 
 def _changed(page: Run) -> Request:
-    """The task runs of `page` that may be other than they were when it was read."""
-    flow_run_id, since = page.flow_run["flow_run_id"], page.read_at - _LAG
+    """The task runs of `page` that may be other than they were when it was read, the first 200 that are unread."""
+    flow_run_id, since = page.flow_run["flow_run_id"], page.unread.since - _LAG
     if page.task_runs.empty:
-        return endpoints.task_runs(flow_run=flow_run_id)
-    if versions.line(page.version).ends:
-        return endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
-    # The filters of Prefect 2 do not know when a task run ended.
-    unended = page.task_runs[page.task_runs["ended"].isna()]["task_run_id"]
-    return endpoints.task_runs(flow_run=flow_run_id, ids=list(unended)[: rest.PAGE], or_started_since=since)
+        changed = endpoints.task_runs(flow_run=flow_run_id)
+    elif versions.line(page.version).ends:
+        changed = endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
+    else:
+        # The filters of Prefect 2 do not know when a task run ended.
+        unended = list(page.task_runs[page.task_runs["ended"].isna()]["task_run_id"])
+        changed = endpoints.task_runs(flow_run=flow_run_id, ids=unended[: rest.PAGE], or_started_since=since)
+    return changed._replace(body={**(changed.body or {}), "offset": page.unread.skip})
 
 
 def _waits_for_worker(flow_run: pd.Series) -> bool:
@@ -257,9 +290,22 @@ def _until(flow_run: pd.Series, now: pd.Timestamp) -> pd.Timestamp:
     return now if pd.isna(flow_run["ended"]) else flow_run["ended"]
 
 
-def _first(runs: Sequence[Mapping[str, Any]], now: pd.Timestamp) -> pd.Timestamp:
-    """When the first of `runs` was due, an hour ago where there is none."""
-    return min([pd.to_datetime(run["expected_start_time"], utc=True) for run in runs], default=now - timedelta(hours=1))
+def _first(runs: Sequence[Mapping[str, Any]], flows: Sequence[Mapping[str, Any]], now: pd.Timestamp) -> pd.Timestamp:
+    """When the first of all flow runs was due at the earliest; an hour ago where there is none.
+
+    `runs` are the 200 newest of them. Where there are more, it is when the first of all `flows` was made.
+    """
+    times = [run["expected_start_time"] for run in runs]
+    if len(runs) == rest.PAGE:
+        if len(flows) == rest.PAGE:  # one that is not among them may be older
+            first = rest.send(endpoints.flow_runs(sort="EXPECTED_START_TIME_ASC", limit=1))
+            times += [run["expected_start_time"] for run in first]
+        times += [flow["created"] for flow in flows]
+    return min((pd.to_datetime(time, utc=True) for time in times), default=now - timedelta(hours=1))
+
+
+def _gone(flow_run_id: str) -> Gone:
+    return Gone(f"{rest.api_url()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
 
 
 def _now() -> pd.Timestamp:

@@ -9,9 +9,15 @@ from flows.endpoints import FINAL
 
 
 def why(
-    run: pd.Series, limits: pd.DataFrame, task_runs: pd.DataFrame, poll: str | None = None, *, whole: bool = True
+    run: pd.Series,
+    limits: pd.DataFrame,
+    task_runs: pd.DataFrame,
+    poll: str | None = None,
+    *,
+    whole: bool = True,
+    zone: str = "UTC",
 ) -> str | None:
-    """Why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
+    """Why `run` (a row of flow runs or of task runs) waits, as a sentence with times in `zone`; None if it does not.
 
     `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool. `whole` is whether the
     holders in `limits` are all there are: those of one flow run's page are not, since other runs take slots too.
@@ -20,16 +26,16 @@ def why(
         return None
     match run["state"]:
         case "AwaitingRetry":
-            return f"Attempt {run['attempts']} failed; the next one is due at {_clock(run['next_attempt'])}."
+            return f"Attempt {run['attempts']} failed; the next one is due at {_clock(run['next_attempt'], zone)}."
         case "Paused" | "Suspended":
             return f"It is {run['state'].lower()} until somebody resumes it."
         case "AwaitingConcurrencySlot":
             return "The limit of its deployment or work pool is full; it starts when another run of it ends."
         case "Late":
-            wanted = f"It was due at {_clock(run['submitted'])} and no worker has taken it."
+            wanted = f"It was due at {_clock(run['submitted'], zone)} and no worker has taken it."
             return f"{wanted} {poll or 'Is a worker running for its work pool?'}"
         case "Scheduled":
-            return f"It is due at {_clock(run['submitted'])}."
+            return f"It is due at {_clock(run['submitted'], zone)}."
     if "task_run_id" not in run:
         return f"A worker has taken it and starts it. {poll or ''}".strip() if run["work_pool"] else "It starts."
     return _for_inputs(run, task_runs) or _for_slots(run, limits, whole) or "It starts."
@@ -70,5 +76,5 @@ def _listed(names: Iterable[str], most: int = 5) -> str:
     return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
 
 
-def _clock(time: Any) -> str:
-    return "an unknown time" if pd.isna(time) else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+def _clock(time: Any, zone: str) -> str:
+    return "an unknown time" if pd.isna(time) else f"{time.tz_convert(zone):%Y-%m-%d %H:%M:%S %Z}"

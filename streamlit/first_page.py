@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import live
 import pandas as pd
 import run_changes
 import shell
@@ -39,7 +40,7 @@ def show() -> None:
     """Draw the page for the filters in the address bar."""
     chosen = _filters()
     key = repr(chosen)
-    shell.live("runs", key, lambda: pages.overview(**chosen), pages.refresh, _body)
+    live.page("runs", key, lambda: pages.overview(**chosen), pages.refresh, _body)
 
 
 def _filters() -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _now(page: pages.Overview) -> None:
 
 
 def _why(row: pd.Series, page: pages.Overview) -> str:
-    return reasons.why(row, page.limits, page.task_runs, whole=page.whole) or ""
+    return reasons.why(row, page.limits, page.task_runs, whole=page.whole, zone=shell.zone()) or ""
 
 
 def _limits(page: pages.Overview) -> None:
@@ -190,7 +191,10 @@ def _runs(page: pages.Overview) -> None:
     total = int(page.states["runs"].sum())
     st.markdown("##### Flow runs")
     if runs.empty:
-        st.caption("No flow run fits these filters. Take one away, choose a longer time, or start one.")
+        if any(page.chosen[one] for one in ("flow", "state", "tag", "text")):
+            st.caption("No flow run fits these filters. Take one away, choose a longer time, or start one.")
+        else:
+            st.caption("No runs yet in this time. Choose a longer one, or start one: python flows/prefect_flow.py")
         return
     counted = f"the {len(runs)} newest of {total}" if total > len(runs) else f"all {len(runs)}"
     st.caption(f"{counted[0].upper()}{counted[1:]}; read at {page.read_at.tz_convert(shell.zone()):%H:%M:%S}.")
@@ -213,7 +217,7 @@ def _runs(page: pages.Overview) -> None:
         on_select="rerun" if actions.allowed() else "ignore",
         selection_mode="multi-row",
         # Ticks are kept by position: among other runs they would mean others.
-        key=f"chosen_runs {hash(tuple(runs['flow_run_id']))}",
+        key=f"{live.CHOSEN} {hash(tuple(runs['flow_run_id']))} {live.acted()}",
         column_config={
             "due": st.column_config.DatetimeColumn(format="D MMM HH:mm:ss", width=130),
             "run": st.column_config.TextColumn(width="medium"),
@@ -227,7 +231,7 @@ def _runs(page: pages.Overview) -> None:
         alt="Flow runs that fit the filters.",
     )
     columns = st.columns([1, 1, 1, 4])
-    table = runs.drop(columns=["parameters"]).to_csv(index=False)
+    table = shell.csv(runs.drop(columns=["parameters"]))
     columns[0].download_button(
         "Save as CSV", table, "flow-runs.csv", "text/csv", on_click="ignore", icon=":material/download:"
     )

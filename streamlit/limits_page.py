@@ -2,15 +2,18 @@
 
 from typing import Any
 
+import live
 import shell
 import streamlit as st
 
 from flows import actions, charts, pages
 
+MOST = 20  # holders of a limit that are listed
+
 
 def show() -> None:
     """Draw the page."""
-    shell.live("limits", "limits", pages.limits, lambda _: pages.limits(), _body)
+    live.page("limits", "limits", pages.limits, lambda _: pages.limits(), _body)
 
 
 def _body(limits: Any) -> None:
@@ -20,16 +23,22 @@ def _body(limits: Any) -> None:
         shell.chart(charts.slots(limits), "slots")
         for limit in limits.to_dict("records"):
             _limit(limit)
-    if actions.allowed():
-        with st.expander("Add a limit"), st.form("new limit", border=False):
-            columns = st.columns([3, 2, 1], vertical_alignment="bottom")
-            tag = columns[0].text_input("Tag")
-            number = columns[1].number_input("May run at once", min_value=1, value=3)
-            if columns[2].form_submit_button("Add"):
-                with shell.told():
-                    actions.add_limit(tag.strip(), int(number))
-                    shell.again()
-                    st.rerun()
+    if actions.allowed() and st.button("Add a limit", icon=":material/add:"):
+        _add()
+
+
+def _add() -> None:
+    def body() -> None:
+        st.write("At most so many task runs with the tag run at once; the others wait.")
+        st.text_input("Tag", key="new_tag")
+        st.number_input("May run at once", min_value=1, value=3, key="new_limit")
+
+    live.confirm(
+        "Add a limit",
+        body,
+        "Add the limit",
+        lambda: actions.add_limit(st.session_state.new_tag.strip(), int(st.session_state.new_limit)),
+    )
 
 
 def _limit(limit: dict[str, Any]) -> None:
@@ -53,12 +62,14 @@ def _limit(limit: dict[str, Any]) -> None:
                 " for a minute after a run has died; if it lasts, free them.",
                 icon=":material/warning:",
             )
-        for holder in limit["holders"]:
+        for holder in limit["holders"][:MOST]:
             name = shell.plain(holder["name"] or holder["task_run_id"], 80)
             where = (
                 f" · [its run](/run?id={holder['flow_run_id']})" if holder["flow_run_id"] else " · no run that is known"
             )
             st.markdown(f"{name} · {shell.plain(holder['state'] or 'no state')}{where}")
+        if limit["held"] > MOST:
+            st.caption(f"And {limit['held'] - MOST} more.")
 
 
 def _change(limit: dict[str, Any]) -> None:
@@ -66,7 +77,7 @@ def _change(limit: dict[str, Any]) -> None:
         st.write("Task runs that have a slot keep it. If more are taken than may be, the next ones wait.")
         st.number_input("May run at once", min_value=1, value=max(1, int(limit["limit"])), key="new_limit")
 
-    shell.confirm(
+    live.confirm(
         f"Limit of {shell.plain(limit['tag'], 60)}",
         body,
         "Change the limit",
@@ -81,7 +92,7 @@ def _free(limit: dict[str, Any]) -> None:
             f" while more than {limit['limit']} may run at once. Right where the runs are dead."
         )
 
-    shell.confirm(
+    live.confirm(
         f"Free the slots of {shell.plain(limit['tag'], 60)}?",
         body,
         "Free the slots",

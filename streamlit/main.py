@@ -5,8 +5,8 @@ streamlit run streamlit/main.py
 
 import first_page
 import limits_page
+import live
 import run_page
-import shell
 import start_page
 import streamlit as st
 
@@ -20,6 +20,6 @@ page = st.navigation(
     ],
     position="top",
 )
-shell.server()
-shell.pace()
+live.server()
+live.pace()
 page.run()

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import live
 import pandas as pd
 import shell
 import streamlit as st
@@ -52,9 +53,9 @@ def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
     for parameter in endpoint.parameters:
         mark = " (needed)" if parameter.required else ""
         given = st.text_input(
-            f"{parameter.name}: {parameter.kind}{mark}",
+            shell.plain(f"{parameter.name}: {parameter.kind}{mark}"),
             key=f"{endpoint.path} {parameter.name}",
-            help=parameter.about or None,
+            help=shell.plain(parameter.about, 1000) or None,
         ).strip()
         if parameter.required and not given:
             raise CannotRun(f"Fill in {parameter.name}: without it there is no address to send to.")
@@ -81,8 +82,7 @@ def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
 
 def _send(endpoint: Endpoint, url: str, body: Any) -> None:
     """Send the request, and keep its answer for the page."""
-    if not openapi.only_reads(endpoint.method, endpoint.path) and not actions.allowed():
-        raise CannotRun("This explorer is read-only (MONITOR_READ_ONLY): it sends what reads, and nothing else.")
+    actions.check(endpoint.method, endpoint.path)
     called = time.perf_counter()
     try:
         answer = httpx.request(endpoint.method, url, json=body, headers=auth.header(), verify=auth.trust(), timeout=30)
@@ -162,6 +162,7 @@ def _may(endpoint: Endpoint) -> bool:
 
 st.set_page_config("REST explorer", page_icon=":material/api:", layout="wide")
 st.markdown("#### REST explorer")
-shell.server()
-with shell.told():
-    _page()
+live.server()
+if live.answers():
+    with shell.told():
+        _page()

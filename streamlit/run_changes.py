@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-import shell
 import streamlit as st
 
 from flows import actions
@@ -30,7 +29,7 @@ def buttons(runs: pd.DataFrame, *places: Any) -> None:
                     " a worker goes on until it next asks the server."
                 )
 
-        shell.confirm("Cancel?", body, "Cancel the runs", lambda: actions.cancel(live))
+        live.confirm("Cancel?", body, "Cancel the runs", lambda: actions.cancel(live))
     if places[1].button(
         "Retry", disabled=again.empty, icon=":material/replay:", help="Choose runs of deployments that have ended."
     ):
@@ -40,4 +39,4 @@ def buttons(runs: pd.DataFrame, *places: Any) -> None:
             st.text("\n".join(again["name"].str.slice(0, 80).head(10)))
             st.write("The server schedules it, with the same parameters, and a worker of its pool takes it.")
 
-        shell.confirm("Retry?", body, "Retry the runs", lambda: actions.retry(again))
+        live.confirm("Retry?", body, "Retry the runs", lambda: actions.retry(again))

@@ -1,5 +1,6 @@
 """One flow run: its timeline against the limit, its task runs, its logs."""
 
+import live
 import pandas as pd
 import run_changes
 import shell
@@ -16,10 +17,11 @@ def show() -> None:
         "Flow run", key="id", bind="query-params", placeholder="its id, as in the address of its page"
     )
     if not found.strip():
-        st.caption("Open a run from the page Runs, or paste its id.")
+        if live.answers():
+            st.caption("Open a run from the page Runs, or paste its id.")
         return
     flow_run_id = found.strip()
-    shell.live("run", flow_run_id, lambda: pages.run(flow_run_id), pages.refresh_run, _body)
+    live.page("run", flow_run_id, lambda: pages.run(flow_run_id), pages.refresh_run, _body)
 
 
 def _body(page: pages.Run) -> None:
@@ -28,8 +30,9 @@ def _body(page: pages.Run) -> None:
     started = run["started"]
     when = f"{started.tz_convert(shell.zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
     st.caption(shell.plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
-    if page.reason:
-        st.info(shell.plain(page.reason, 1000), icon=":material/hourglass_top:")
+    reason = page.why(shell.zone())
+    if reason:
+        st.info(shell.plain(reason, 1000), icon=":material/hourglass_top:")
     if run["message"] and run["state_type"] in ("FAILED", "CRASHED", "CANCELLED"):
         st.error(shell.plain(run["message"], 2000), icon=":material/report:")
     if actions.allowed():
@@ -45,7 +48,11 @@ def _body(page: pages.Run) -> None:
 
 def _timeline(page: pages.Run) -> None:
     limited = [tag for tag in page.limits["tag"] if len(views.tagged(page.task_runs, tag))]
-    tag = st.segmented_control("Task runs with the tag", limited, default=limited[0], key="of_tag") if limited else None
+    tag = None
+    if limited:
+        tag = st.segmented_control(
+            "Task runs with the tag", limited, default=limited[0], format_func=shell.plain, key="of_tag"
+        )
     tasks = views.tagged(page.task_runs, tag) if tag else page.task_runs
     steps = views.concurrency(tasks, page.until)
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
@@ -86,7 +93,7 @@ def _tasks(page: pages.Run) -> None:
         },
         alt="The task runs of this flow run.",
     )
-    table = tasks.to_csv(index=False)
+    table = shell.csv(tasks)
     st.download_button("Save as CSV", table, "task-runs.csv", "text/csv", on_click="ignore", icon=":material/download:")
 
 
@@ -136,7 +143,7 @@ def _logs(page: pages.Run) -> None:
 
 def _why(row: pd.Series, page: pages.Run) -> str:
     # Its limits know the holders among its own task runs alone.
-    return reasons.why(row, page.limits, page.task_runs, whole=False) or row["message"] or ""
+    return reasons.why(row, page.limits, page.task_runs, whole=False, zone=shell.zone()) or row["message"] or ""
 
 
 def _ran(run: pd.Series) -> str:

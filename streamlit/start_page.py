@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import live
 import shell
 import streamlit as st
 
@@ -12,12 +13,13 @@ from flows.settings import CannotRun
 
 def show() -> None:
     """Draw the page."""
+    if not live.answers():
+        return
     with shell.told():
         if not actions.allowed():
             st.caption("This monitor is read-only (MONITOR_READ_ONLY): nothing can be started from here.")
             return
-        deployments, flows, version = rest.gather([endpoints.deployments(), endpoints.flows(), endpoints.version()])
-        st.sidebar.caption(shell.plain(f"Prefect {version} answers"))
+        deployments, flows = rest.gather([endpoints.deployments(), endpoints.flows()])
         if not deployments:
             st.caption("The server has no deployment. Make one: prefect deploy flows/prefect_flow.py:main_etl")
             return
@@ -50,7 +52,8 @@ def _form(deployment: dict[str, Any]) -> None:
 
 def _field(name: str, about: dict[str, Any], value: Any) -> tuple[str, Any]:
     """A field for one parameter: its kind, and what stands in it."""
-    label, help_ = shell.plain(about.get("title") or name, 60), about.get("description")
+    label = shell.plain(about.get("title") or name, 60)
+    help_ = shell.plain(about.get("description") or "", 1000) or None
     # A deployment may hold an object for whatever kind there is, such as a reference to a variable.
     match "object" if isinstance(value, dict | list) else about.get("type"):
         case "boolean":

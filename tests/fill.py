@@ -17,7 +17,7 @@ TASKS = 10
 
 FLOWS = """
 insert into flow (id, name, created, updated)
-select md5('flow' || n)::uuid, 'filled_' || n, now(), now() from generate_series(0, 19) n
+select md5('flow' || n)::uuid, 'filled_' || n, now() - interval '101 days', now() from generate_series(0, 19) n
 on conflict do nothing
 """
 # One in twenty failed, one in fifty crashed; the newest one runs and the one before it is late.

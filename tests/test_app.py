@@ -1,6 +1,9 @@
 """What the monitor says when it cannot show what it is for, and what stands behind its buttons."""
 
+import csv
 import dataclasses
+import io
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -8,12 +11,27 @@ import pytest
 from conftest import answering, forget_servers
 from streamlit.testing.v1 import AppTest
 
-from flows import actions, answers, limits, pages, rest, settings, views
+from flows import actions, answers, lab, limits, pages, rest, settings, views
 
 
 def said(app: AppTest) -> str:
     assert not app.exception, app.exception
     return " ".join(error.value.replace("\\", "") for error in app.error)
+
+
+def beside(app: AppTest) -> str:
+    """What the sidebar says."""
+    return " ".join(caption.value.replace("\\", "") for caption in app.sidebar.caption)
+
+
+def part(page: str) -> AppTest:
+    """One page of the monitor, or the explorer, not opened yet; after `app`."""
+    if page == "rest_api_app":
+        return AppTest.from_file(str(settings.PROJECT / "streamlit" / f"{page}.py"), default_timeout=60)
+    return AppTest.from_string(f"import live, {page}\nlive.server()\n{page}.show()", default_timeout=60)
+
+
+PARTS = ("first_page", "run_page", "limits_page", "start_page", "rest_api_app")
 
 
 def test_no_server_at_all(app: AppTest, new_lab: Path) -> None:
@@ -34,16 +52,12 @@ def test_a_server_that_is_not_there(app: AppTest, monkeypatch: pytest.MonkeyPatc
     ("name", "value"),
     [("PREFECT_API_URL", "not-an-address"), ("PREFECT_API_URL", "http://[/api"), ("MONITOR_READ_ONLY", "perhaps")],
 )
-@pytest.mark.parametrize("page", ["main.py", "start", "rest_api_app.py"])
+@pytest.mark.parametrize("page", ["first_page", "start_page", "rest_api_app"])
 def test_a_variable_that_cannot_be_read(
     page: str, name: str, value: str, app: AppTest, new_lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    if page == "start":
-        app = AppTest.from_string("import shell, start_page\nshell.server()\nstart_page.show()", default_timeout=60)
-    elif page != "main.py":
-        app = AppTest.from_file(str(settings.PROJECT / "streamlit" / page), default_timeout=60)
-    app.run()
+    app = part(page).run()
     assert name in said(app)
     assert not app.button, "nothing to do but to correct the variable"
 
@@ -88,6 +102,51 @@ def test_the_first_page_on_a_server(app: AppTest, shared_lab: str) -> None:
     assert said(app) == ""
     assert [metric.label for metric in app.metric][:2] == ["flow runs", "running"]
     assert "What runs, and what waits and why" in " ".join(text.value for text in app.markdown)
+
+
+def test_every_page_says_whether_the_server_answers_and_who_one_is_there(
+    app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    nobody = part("run_page")
+    nobody.query_params["id"] = "00000000-0000-4000-8000-000000000009"
+    for opened in (nobody, *map(part, PARTS)):
+        said_beside = beside(opened.run())
+        assert not opened.exception and "open: it asks for no credentials" in said_beside, opened
+        assert re.search(r"Prefect 3\.\d+\.\d+ answers; read at", said_beside), said_beside
+    assert "has no flow run" in said(nobody) and said(opened) == ""
+
+
+@pytest.mark.long
+def test_an_empty_server_that_asks_for_credentials(
+    app: AppTest, new_lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, who in (("basic", "basic admi…"), ("gateway", "bearer pnu_…")):
+        url = lab.up(kind).api_url
+        first, explorer = part("first_page").run(), part("rest_api_app").run()
+        explorer.button[0].click().run()
+        for opened in (first, explorer):
+            assert said(opened) == "" and who in beside(opened) and " answers; read at" in beside(opened)
+        assert any(caption.value.startswith("No runs yet") for caption in first.caption)
+        assert "200 OK" in explorer.success[0].value and explorer.json[0].value == "[]"
+        with monkeypatch.context() as patch:
+            forget_servers(patch)
+            patch.setenv("PREFECT_API_URL", str(url))
+            for page in PARTS:
+                opened = part(page).run()
+                assert "refuses the credentials (401" in said(opened), page
+                assert "It lets nobody in without credentials." in beside(opened), page
+                assert "no credentials" not in beside(opened).replace("without credentials", "")
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(app: AppTest) -> None:
+    import shell
+
+    names = ['=HYPERLINK("http://x")', "+1", "-1", "@a", "\t=1", "\uff1d1", "a=1", ""]
+    written = shell.csv(pd.DataFrame({"name": names, "ran": [-1.5] * len(names), "tags": [["=1"]] * len(names)}))
+    rows = list(csv.reader(io.StringIO(written)))[1:]
+    assert [name for name, *_ in rows] == [f"'{name}" for name in names[:6]] + names[6:]
+    assert {(ran, tags) for _, ran, tags in rows} == {("-1.5", "['=1']")}, "numbers stay numbers"
 
 
 def test_a_flow_run_that_runs_without_task_runs_is_listed(app: AppTest, shared_lab: str) -> None:
@@ -175,10 +234,28 @@ def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: py
         lambda: actions.set_limit(limits.TAG, 9),
         lambda: actions.add_limit("new", 9),
         lambda: actions.free_slots(limits.TAG),
+        lambda: actions.check("DELETE", "flows/a"),
+        lambda: actions.check("POST", "flow_runs/"),
     ):
         with pytest.raises(settings.CannotRun, match="read-only"):
             change()
+    actions.check("POST", "flow_runs/filter")
     assert limits.read().limit == 3 and limits.read("new") is None
+
+
+def test_a_read_only_explorer_does_not_send_what_changes(
+    app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
+    explorer = part("rest_api_app")
+    explorer.query_params["endpoint"] = "DELETE /flows/{id}"
+    explorer.run().text_input("/flows/{id} id").input(flow).run()
+    explorer.checkbox[0].check().run()
+    assert said(explorer) == "" and not explorer.button[0].disabled
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    explorer.button[0].click().run()  # what comes is what a browser sends from which somebody took the `disabled`
+    assert rest.call("GET", f"flows/{flow}")["id"] == flow
+    assert explorer.button[0].disabled and said(explorer) == ""
 
 
 def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab: str) -> None:

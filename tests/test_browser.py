@@ -1,20 +1,24 @@
 """The monitor and the explorer in a real browser, on a real server: what people do, and what goes wrong for them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import fill
 import httpx
+import psutil
 import pytest
 from conftest import FLOW, answer, eventually, kill, run, start
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from flows import answers, lab, limits, openapi, pages, prefect_server, rest, settings
+from flows import answers, endpoints_3, lab, limits, openapi, pages, prefect_server, rest, settings
 
 pytestmark = pytest.mark.long
 PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
@@ -75,7 +79,7 @@ def create_run(name: str, state: str = "RUNNING", message: str = "") -> str:
     return rest.call("POST", "flow_runs/", made)["id"]
 
 
-def cell(page: Page, text: str):
+def cell(page: Page, text: str | re.Pattern[str]) -> Locator:
     """Cells of tables that hold `text`; Streamlit paints tables, and keeps their text for screen readers."""
     return page.locator("canvas td", has_text=text)
 
@@ -83,13 +87,19 @@ def cell(page: Page, text: str):
 def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Browser) -> None:
     create_run("all is well", "COMPLETED")
     create_run("it broke", "FAILED", "the disk is full")
+    create_run("=1+1 broke", "SCHEDULED")
     page.goto(serve("main.py"))
+    port = int(serve("main.py").rsplit(":", 1)[1])
+    listening = {one.laddr.ip for one in psutil.net_connections("tcp") if one.laddr.port == port and not one.raddr}
+    assert listening == {"127.0.0.1"}, "others may see it who should not"
     expect(page.get_by_role("heading", name="What failed")).to_be_visible()
     expect(cell(page, "the disk is full").first).to_be_attached()
     expect(page.get_by_text("Times in Europe/Berlin")).to_be_visible()
     expect(page.get_by_text("open: it asks for no credentials")).to_be_visible()
     expect(page.get_by_text("answers; read at")).to_be_visible()
     expect(cell(page, "all is well").first).to_be_attached()
+    waits = re.compile(rf"It is due at {datetime.now(ZoneInfo('Europe/Berlin')):%Y-%m-%d %H}:.* CES?T\.")
+    expect(cell(page, waits).first).to_be_attached()
     page.get_by_label("Name contains").fill("broke")
     page.get_by_label("Name contains").press("Enter")
     expect(cell(page, "all is well")).to_have_count(0)
@@ -98,6 +108,7 @@ def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Brow
         page.get_by_role("button", name="Save as CSV").click()
     saved = download.value.path().read_text()
     assert "it broke" in saved and "all is well" not in saved and saved.startswith("flow_run_id,")
+    assert ",'=1+1 broke," in saved, "a spreadsheet would reckon with it"
     other = browser.new_context().new_page()
     other.goto(page.url)
     expect(other.get_by_label("Name contains")).to_have_value("broke")
@@ -132,6 +143,11 @@ def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page)
     with page.expect_download() as download:
         page.get_by_role("button", name="Save all lines").click()
     assert "4 of 4 queries completed" in download.value.path().read_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    head, *lines = download.value.path().read_text().splitlines()
+    assert head.startswith("task_run_id,flow_run_id,name,state,") and len(lines) == 6
+    assert sum(",best_customers,Completed," in line for line in lines) == 1
 
 
 def test_a_limit_is_changed_and_one_that_vanished_is_not_made_anew(shared_lab: str, serve, page: Page) -> None:
@@ -150,6 +166,38 @@ def test_a_limit_is_changed_and_one_that_vanished_is_not_made_anew(shared_lab: s
     page.get_by_role("button", name="Change the limit").click()
     expect(page.get_by_text("was deleted meanwhile")).to_be_visible()
     assert limits.read("vanishing") is None
+
+
+def test_a_limit_is_added_and_the_page_rests_meanwhile(shared_lab: str, serve, page: Page) -> None:
+    page.goto(serve("main.py") + "/limits?pace=2+s")
+    page.get_by_role("button", name="Add a limit").click()
+    page.get_by_role("dialog").get_by_label("Tag").fill("added")
+    page.get_by_role("dialog").get_by_label("May run at once").fill("7")
+    rests = page.get_by_text("rests while a dialog is open")
+    expect(rests).to_be_visible()
+    before = rests.inner_text()
+    limits.ensure("added-by-another", 2)
+    page.wait_for_timeout(4000)
+    assert rests.inner_text() == before
+    expect(page.get_by_role("dialog").get_by_label("Tag")).to_have_value("added")
+    page.get_by_role("dialog").get_by_label("May run at once").press("Tab")
+    page.get_by_role("button", name="Add the limit").click()
+    expect(page.locator(".st-key-limit-added", has_text="0 of 7 slots taken")).to_be_visible()
+    assert limits.read("added").limit == 7
+    for tag in ("added", "added-by-another"):
+        rest.call("DELETE", f"concurrency_limits/tag/{tag}")
+
+
+def test_a_holder_leads_to_its_run(shared_lab: str, serve, page: Page) -> None:
+    flow_run = create_run("has a slot")
+    one = {"flow_run_id": flow_run, "name": "in its slot", "task_key": "a", "dynamic_key": "0", "tags": ["database"]}
+    task_run = rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})["id"]
+    rest.send(endpoints_3.take_slots(["tag:database"], task_run))
+    page.goto(serve("main.py") + "/limits")
+    box = page.locator(".st-key-limit-database", has_text="1 of 3 slots taken, 1 held")
+    expect(box).to_contain_text("in its slot · Running")
+    page.goto(f"{serve('main.py')}{box.get_by_role('link', name='its run').get_attribute('href')}")
+    expect(page.get_by_role("heading", name="has a slot · Running")).to_be_visible()
 
 
 def test_a_leaked_slot_is_shown_and_freed(shared_lab: str, serve, page: Page) -> None:
@@ -179,7 +227,7 @@ def test_a_run_is_cancelled_after_a_question(shared_lab: str, serve, page: Page)
 
 
 def test_a_tick_never_means_another_run(shared_lab: str, serve, page: Page) -> None:
-    """Ticks have positions, and runs that come later take these."""
+    """Ticks have positions, and runs that come later would take these: none comes while there is a tick."""
     create_run("to be ticked")
     page.goto(serve("main.py") + "/?pace=2+s")
     expect(cell(page, "to be ticked").first).to_be_attached()
@@ -188,8 +236,21 @@ def test_a_tick_never_means_another_run(shared_lab: str, serve, page: Page) -> N
     expect(cancel).to_be_disabled()
     table.click(position={"x": 15, "y": 52})
     expect(cancel).to_be_enabled()
+    expect(page.get_by_text("rests while runs are chosen")).to_be_visible()
     create_run("a later one")
+    page.wait_for_timeout(5000)
+    assert cell(page, "a later one").count() == 0
+    expect(cancel).to_be_enabled()
+    cancel.click()
+    expect(page.get_by_role("dialog")).to_contain_text("to be ticked")
+    page.get_by_role("button", name="Cancel the runs").click()
     expect(cell(page, "a later one").first).to_be_attached()
+    expect(page.get_by_role("button", name="Cancel", exact=False).first).to_be_disabled()
+    table.click(position={"x": 15, "y": 52})
+    expect(cancel).to_be_enabled()
+    page.get_by_label("Name contains").fill("to be ticked")
+    page.get_by_label("Name contains").press("Enter")
+    expect(cell(page, "a later one")).to_have_count(0)
     expect(cancel).to_be_disabled()
 
 
@@ -218,6 +279,32 @@ def test_a_hidden_tab_asks_nothing(shared_lab: str, serve, page: Page) -> None:
     assert read.inner_text() == before, "it went on asking, for nobody"
     page.evaluate(hide, False)
     expect(read).not_to_have_text(before)
+    page.add_init_script("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.reload()
+    expect(page.get_by_text("rests while its tab is hidden")).to_be_visible()
+    before = read.inner_text()
+    page.wait_for_timeout(5000)
+    assert read.inner_text() == before, "it was opened in the background, and asks"
+
+
+def test_dark_where_the_system_is_dark(shared_lab: str, serve, browser: Browser) -> None:
+    colours = {}
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme)
+        page = context.new_page()
+        page.goto(serve("main.py"))
+        expect(page.get_by_text("answers; read at")).to_be_visible()
+        app = page.locator(".stApp")
+        colours[scheme] = [
+            app.evaluate(f"one => getComputedStyle(one).{what}") for what in ("backgroundColor", "color")
+        ]
+        context.close()
+    bright = {
+        scheme: [sum(map(int, re.findall(r"\d+", colour)[:3])) / 765 for colour in both]
+        for scheme, both in colours.items()
+    }
+    assert bright["light"][0] > 0.9 > 0.5 > bright["light"][1]
+    assert bright["dark"][0] < 0.2 < 0.5 < bright["dark"][1]
 
 
 HOSTILE = {
@@ -251,13 +338,16 @@ def test_read_only_takes_every_means_to_change_away(shared_lab: str, serve, page
         f"/run?id={flow_run}": page.get_by_role("button", name="Save all lines"),
         "/limits": page.get_by_text("0 of 3 slots taken, 0 held").first,
         "/start": page.get_by_text("nothing can be started from here"),
+        "/run": page.get_by_text("paste its id"),
     }
     for path, body in bodies.items():
         page.goto(url + path)
         expect(body).to_be_visible()
         expect(page.get_by_text("Read-only: nothing can be changed from here.")).to_be_visible()
+        expect(page.get_by_text(re.compile(r"Prefect 3\..* answers; read at"))).to_be_visible()
+        expect(page.get_by_text("open: it asks for no credentials")).to_be_visible()
         expect(page.locator("[data-testid=stStatusWidget]")).to_have_count(0)
-        for name in ("Cancel", "Retry", "Change", "Free slots", "Add", "Start", "Start the lab"):
+        for name in ("Cancel", "Retry", "Change", "Free slots", "Add a limit", "Start", "Start the lab"):
             assert page.get_by_role("button", name=name, exact=True).count() == 0, (path, name)
 
 

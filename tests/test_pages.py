@@ -7,10 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import fill
+import psycopg
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from flows import answers, charts, lab, pages, rest, views
+from flows import answers, charts, endpoints_3, lab, limits, pages, rest, views
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_failures_that_are_not_shown_are_counted(filled: str, app: AppTest) -> N
 
 
 def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
-    assert requests(pages.overview) <= 6
+    assert requests(pages.overview) <= 6 and requests(lambda: pages.overview(since=None)) <= 6
     page = pages.overview()
     assert requests(lambda: pages.refresh(page)) <= 4
     flow = rest.call("POST", "flows/", {"name": "filled later"})["id"]
@@ -78,6 +79,31 @@ def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
     assert requests(lambda: pages.run(wide)) <= 6 + 2 + 4  # two pages more, asked for together with those after them
     loaded = pages.run(wide)
     assert requests(lambda: pages.refresh_run(loaded)) <= 4
+
+
+def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) -> None:
+    """What does not fit into it comes with the next ones."""
+    database = lab.status().database
+    assert database is not None
+    page = pages.run(fill.fill_wide(database, 450))
+    try:
+        with psycopg.connect(database) as connection:
+            changed = "update task_run set state_name = 'Late to end', end_time = now() where flow_run_id = %s"
+            connection.execute(changed, [page.flow_run["flow_run_id"]])
+        known = []
+        for _ in range(3):
+            before, found = page, []
+            assert requests(lambda before=before, found=found: found.append(pages.refresh_run(before))) <= 4
+            page = found[0]
+            known.append(int((page.task_runs["state"] == "Late to end").sum()))
+        assert known == [200, 350, 450] and len(page.task_runs) == 450
+        assert page.unread.skip == 0, "it begins anew with what has changed meanwhile"
+        holder = page.task_runs.iloc[0]
+        rest.send(endpoints_3.take_slots([f"tag:{limits.TAG}"], holder["task_run_id"]))
+        assert requests(pages.limits) <= 4
+        assert pages.limits().set_index("tag").loc[limits.TAG, "holders"][0]["name"] == holder["name"]
+    finally:
+        fill.empty(database)
 
 
 @pytest.mark.figures

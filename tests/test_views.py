@@ -258,5 +258,9 @@ def test_a_run_that_no_worker_takes_says_so(shared_lab: str) -> None:
         page = pages.run(made["id"])
         assert page.reason is not None and "No worker polls the work pool 'flows': start one with" in page.reason
         assert pages.refresh_run(page).reason == page.reason
+        due = page.flow_run["submitted"]
+        assert f"It was due at {due:%Y-%m-%d %H:%M:%S} UTC" in page.reason
+        tokyo = due + pd.Timedelta(hours=9)
+        assert f"It was due at {tokyo:%Y-%m-%d %H:%M:%S} JST" in str(page.why("Asia/Tokyo"))
     finally:
         rest.call("DELETE", f"deployments/{deployment}")
