@@ -21,10 +21,12 @@ def decoded(url: str, outcome: httpx.Response | Exception, *, missing_ok: bool =
     try:
         said = outcome.json() if outcome.content else None
     except ValueError:
-        raise CannotRun(
-            f"{url} answers {outcome.status_code} with something else than JSON."
-            " Is it a Prefect server's API, and does the server behind it run?"
-        ) from None
+        if outcome.status_code not in (401, 403):
+            raise CannotRun(
+                f"{url} answers {outcome.status_code} with something else than JSON."
+                " Is it a Prefect server's API, and does the server behind it run?"
+            ) from None
+        said = None  # a gateway's own page
     if outcome.is_success:
         return said
     if outcome.status_code == 404 and missing_ok:
@@ -45,7 +47,7 @@ def _refusal(url: str, answer: httpx.Response, said: Any) -> CannotRun:
         case 307:
             return CannotRun(f"{url} points to {answer.headers.get('Location')}. Correct the path, or PREFECT_API_URL.")
         case 403 if "CSRF" in reason:
-            return CannotRun(
+            return Refused(
                 f"{refused} It takes what is sent with a token of its own alone, which its own pages have and programs"
                 " lack: start it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false. It is not for your credentials."
             )

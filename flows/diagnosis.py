@@ -18,9 +18,12 @@ PATIENCE = 10  # seconds for each question
 
 @dataclass(frozen=True)
 class Check:
-    """The keys of the JSON of `scripts/test_prefect_auth.py`; `detail` is the cause and the next step, or a remark."""
+    """The keys of the JSON of `scripts/test_prefect_auth.py`; `detail` is the cause and the next step, or a remark.
 
-    api_url: str
+    `reachable` is whether a Prefect server, or what asks for credentials before it, answered.
+    """
+
+    api_url: str | None
     reachable: bool = False
     server_version: str | None = None
     scheme: str = "none"
@@ -76,7 +79,7 @@ def _ask(client: httpx.Client, method: str, url: str) -> str | None:
     if answer.status_code == 400 and "HTTPS" in answer.text:
         raise _No(f"{url} is spoken to over http, and expects https. Write https:// in PREFECT_API_URL.", False)
     if answer.is_redirect:
-        raise _No(_redirected(url, answer.headers.get("location", "")))
+        raise _No(_redirected(url, answer.headers.get("location", "")), reachable=False)
     cloud_has_none = answer.status_code == 404 and url.startswith(auth.CLOUD) and method == "GET"
     wrong = auth.flaw()
     if wrong:
@@ -89,6 +92,7 @@ def _ask(client: httpx.Client, method: str, url: str) -> str | None:
         raise _No(
             f"{url} answers {answer.status_code}: the gateway, or the database, has no server behind it that answers."
             " Start the Prefect server, or look into its log.",
+            reachable=False,
         )
     try:
         said = answer.json()
@@ -98,7 +102,8 @@ def _ask(client: httpx.Client, method: str, url: str) -> str | None:
         kind = "a page" if "html" in answer.headers.get("content-type", "") else "something that is not its JSON"
         raise _No(
             f"{url} answers {answer.status_code} with {kind}: that is no Prefect API."
-            " Check the path in PREFECT_API_URL, and what stands between here and the server."
+            " Check the path in PREFECT_API_URL, and what stands between here and the server.",
+            reachable=False,
         )
     return said if isinstance(said, str) else None
 

@@ -11,12 +11,17 @@ from flows.settings import CannotRun
 
 
 def main() -> int:
-    """Print what the server says. Returns 1 where it refuses; raises CannotRun where it cannot be reached."""
+    """Print what the server says. Returns 1 where it refuses; raises CannotRun where no Prefect server answers."""
     parser = commands.Arguments(description="Check which server and which credentials are in force.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    origins = _origins()
-    found = diagnosis.check(lab.server())
+    try:
+        origins = _origins()
+        found = diagnosis.check(lab.server())
+    except CannotRun as error:
+        if arguments.json:
+            commands.print_json(asdict(diagnosis.Check(None, detail=str(error))))
+        raise
     if arguments.json:
         commands.print_json(asdict(found))
     else:

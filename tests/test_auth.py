@@ -310,19 +310,24 @@ def test_keys_are_issued_rotated_and_revoked_with_no_downtime(guarded) -> None:
         header = {"Authorization": f"Bearer {key.get_secret_value()}"}
         return httpx.get(f"{url}/health", headers=header).status_code
 
-    other = {"Authorization": f"Bearer {keys.bearer()[keys.FIRST].get_secret_value()}"}
+    stays = [keys.bearer()[keys.FIRST]]
+    moves = [keys.issue("cyn-0")]  # the last one is what its client uses
+    used: list[settings.SecretStr] = []
     answers: set[object] = set()
     stop = threading.Event()
 
-    def ask() -> None:
-        with httpx.Client(headers=other) as client:
+    def ask(mine: list[settings.SecretStr]) -> None:
+        with httpx.Client() as client:
             while not stop.is_set():
+                key = mine[-1]
+                header = {"Authorization": f"Bearer {key.get_secret_value()}"}
                 try:
-                    answers.add(client.get(f"{url}/health").status_code)
+                    answers.add(client.get(f"{url}/health", headers=header).status_code)
                 except httpx.HTTPError as error:
                     answers.add(repr(error))
+                used.append(key)
 
-    asking = [threading.Thread(target=ask) for _ in range(2)]
+    asking = [threading.Thread(target=ask, args=[mine]) for mine in (stays, moves)]
     for thread in asking:
         thread.start()
     flow = start(FLOW, "--json")
@@ -334,11 +339,17 @@ def test_keys_are_issued_rotated_and_revoked_with_no_downtime(guarded) -> None:
             keys.revoke(f"ana-{turn}")
             assert (status(old), status(new)) == (401, 200)
             keys.revoke(f"bob-{turn}")
+            moves.append(keys.issue(f"cyn-{turn + 1}"))
+            secrets()
+            eventually(lambda: moves[-1] in used)  # the client has moved: it asks with the new key alone
+            keys.revoke(f"cyn-{turn}")
+            assert (status(moves[-2]), status(moves[-1])) == (401, 200)
         out, err = flow.communicate(timeout=100)
     finally:
         stop.set()
         for thread in asking:
             thread.join()
+    keys.revoke("cyn-20")
     said.extend([out, err])
     assert answers == {200}, "a request was lost while keys changed"
     report = json.loads(out.strip().splitlines()[-1])
@@ -685,9 +696,11 @@ def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
     ids=lambda value: None if isinstance(value, int) else str(value)[:60],
 )
 def test_a_server_that_cannot_be_reached_is_said(variables: dict, code: int, says: str, new_lab: Path) -> None:
-    done = kit(CHECK, **({"PREFECT_API_URL": "http://127.0.0.1:9/api"} | variables))
+    done = kit(CHECK, "--json", **({"PREFECT_API_URL": "http://127.0.0.1:9/api"} | variables))
     assert says in refused(done) and WRONG_KEY not in done.stdout + done.stderr
     assert done.returncode == code
+    found = answer(done)
+    assert says in found["detail"] and not found["reachable"] and not found["accepted"]
 
 
 PAGES = {
@@ -716,13 +729,21 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_stands_in_front_of_a_server_is_recognised(page: str, new_lab: Path) -> None:
+def test_what_stands_in_front_of_a_server_is_recognised(
+    page: str, new_lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status, header, body, says = PAGES[page]
     text = f"HTTP/1.1 {status}\r\n{header}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
     with answering(text.encode()) as url:
         done = kit(CHECK, PREFECT_API_URL=url, PREFECT_API_KEY=WRONG_KEY)
-    assert done.returncode == 1 and says in done.stdout, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr and "<html>" not in done.stdout
+        set_to(monkeypatch, url, PREFECT_API_KEY=WRONG_KEY)
+        with pytest.raises(settings.CannotRun) as error:  # as the other commands find it
+            rest.call("POST", "flow_runs/count", {})
+    no = status[:3] in ("401", "403")
+    assert isinstance(error.value, settings.Refused) is no, "all commands exit with the same code"
+    assert done.returncode == 1 if no else refused(done)
+    assert says in (done.stdout if no else done.stderr), (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr and "<html>" not in done.stdout + done.stderr + str(error.value)
 
 
 def test_a_header_of_the_kind_that_is_asked_for_and_refused_is_said(new_lab: Path) -> None:
