@@ -184,7 +184,7 @@ def _stop_server(folder: Path) -> None:
 def _check_version(folder: Path) -> None:
     """Raise CannotRun where the running lab is of the other Prefect version."""
     ours, theirs = versions.here(), _describe(folder).prefect_version
-    if ours and theirs and ours.split(".")[0] != theirs.split(".")[0]:
+    if ours and theirs and versions.line(ours) is not versions.line(theirs):
         raise CannotRun(f"The lab runs Prefect {theirs}, this environment has {ours}. Run scripts/lab.py down first.")
 
 

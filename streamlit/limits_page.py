@@ -6,7 +6,7 @@ import live
 import shell
 import streamlit as st
 
-from flows import actions, charts, pages
+from flows import actions, charts, pages, versions
 
 MOST = 20  # holders of a limit that are listed
 
@@ -17,6 +17,11 @@ def show() -> None:
 
 
 def _body(limits: Any) -> None:
+    if not versions.line(st.session_state.get("version")).leases:
+        st.caption(
+            "This server has no leases: it keeps a list of the holders, and counts that. A run that was killed stays on"
+            " the list, and its slots stay taken, until you free them."
+        )
     if limits.empty:
         st.caption("No tag has a limit: tasks run as many at once as they are submitted.")
     else:
