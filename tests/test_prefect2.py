@@ -5,6 +5,7 @@
 What a client may ask of such a server is in test_versions.py.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -13,15 +14,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from conftest import FLOW, LAB, LIMIT, answer, eventually, forget_servers, run, start
 
-from flows import endpoints, limits, mart, rest, settings
+from flows import endpoints, lab, limits, mart, rest, settings, warehouse
 
 pytestmark = pytest.mark.versions
 PYTHON = settings.PROJECT / ".venv-prefect2/bin/python"
 QUICK = "busiest_clerks,lines_per_order,open_orders_by_priority"  # three: none waits
-SLOW = "best_customers,makers_bought_together,revenue_by_region_and_year"
 
 MOVES = """
 import os
@@ -52,6 +53,7 @@ def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The API address of that lab, which this process and the commands then use."""
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
+    warehouse.prepare()
     return rest.api_url()
 
 
@@ -71,11 +73,18 @@ def staging() -> list[Path]:
     return list((settings.read().flows_lab_dir / "staging").glob("*"))
 
 
-def in_the_middle(kind: limits.Kind, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """A main job whose first three queries run, and its flow run's id."""
-    flow = begin(FLOW, "--limit-by", kind, "--json", *arguments)
-    eventually(lambda: slots(kind) == 3 and len(staging()) == 1 and mart.unfinished(staging()[0]) > 0)
-    return flow, staging()[0].name
+@contextlib.contextmanager
+def in_the_middle(kind: limits.Kind) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A main job whose first three queries run, held up by a lock on the tables, and its flow run's id."""
+    with psycopg.connect(lab.database("warehouse")) as lock:
+        lock.execute(f"lock {', '.join(warehouse.TABLES)}")
+        flow = begin(FLOW, "--limit-by", kind, "--json")
+        try:
+            eventually(lambda: slots(kind) == 3 and sum(map(mart.unfinished, staging())) == 3)
+            yield flow, staging()[0].name
+        finally:
+            flow.kill()
+            flow.communicate()
 
 
 def state(run_id: str) -> str:
@@ -84,9 +93,9 @@ def state(run_id: str) -> str:
 
 @pytest.mark.parametrize("kind", ["tag", "global"])
 def test_after_ctrl_c_it_ends_and_leaves_nothing(kind: limits.Kind, url: str) -> None:
-    flow, run_id = in_the_middle(kind)
-    flow.send_signal(signal.SIGINT)
-    out, err = flow.communicate(timeout=100)  # those who wait for a tag's slot ask again for 180 s
+    with in_the_middle(kind) as (flow, run_id):
+        flow.send_signal(signal.SIGINT)
+        out, err = flow.communicate(timeout=100)  # those who wait for a tag's slot would ask again for 180 s
     assert flow.returncode == 1 and "Traceback" not in err, err
     report = json.loads(out)
     assert (report["state"], report["flow_run_id"], report["queries"]) == ("Cancelled", run_id, 20)
@@ -96,10 +105,9 @@ def test_after_ctrl_c_it_ends_and_leaves_nothing(kind: limits.Kind, url: str) ->
 
 @pytest.mark.parametrize("kind", ["tag", "global"])
 def test_after_kill_9_the_next_run_frees_what_it_held(kind: limits.Kind, url: str) -> None:
-    flow, run_id = in_the_middle(kind, "--queries", SLOW)
-    flow.kill()
-    flow.communicate()
-    assert slots(kind) > 0 and len(staging()) == 1 and state(run_id) == "Running"
+    with in_the_middle(kind) as (flow, run_id):
+        flow.kill()
+    assert (slots(kind), len(staging()), state(run_id)) == (3, 1, "Running")
     # Without the slots of the dead one it would wait for ever.
     again = answer(done(FLOW, "--queries", QUICK, "--limit-by", kind, "--json"))
     assert (again["state"], again["completed"]) == ("Completed", 3)
