@@ -26,7 +26,10 @@ VARIABLES = (
     "PREFECT_API_KEY",
     "PREFECT_API_AUTH_STRING",
     "PREFECT_API_SSL_CERT_FILE",
+    "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
     "PREFECT_CLIENT_CUSTOM_HEADERS",
+    "PREFECT_PROFILE",
+    "PREFECT_PROFILES_PATH",
     "FLOWS_ADDED_AUTHORIZATION",
     "FLOWS_LAB_API_URL",
     "FLOWS_PG_BIN",
@@ -45,12 +48,13 @@ LIMIT = "scripts/setup_concurrency_limit.py"
 
 
 def pytest_configure() -> None:
-    """Keep the tests away from the user's own servers."""
+    """Keep the tests away from the user's own servers and credentials."""
     for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR"):
         os.environ.pop(name, None)
-    if settings.Settings().prefect_api_url or settings.Settings().warehouse_url:
-        named = settings.origin("PREFECT_API_URL") or settings.origin("WAREHOUSE_URL")
-        pytest.exit(f"{named} names a server; move that away while the tests run.", 2)
+    named = [name for name in (*VARIABLES, "WAREHOUSE_URL") if not name.startswith("FLOWS_") and settings.origin(name)]
+    if named:
+        where = " and ".join(f"{name} in {settings.origin(name)}" for name in named)
+        pytest.exit(f"There is {where}; move that away while the tests run.", 2)
 
 
 def start(

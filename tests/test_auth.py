@@ -417,6 +417,17 @@ def test_where_a_setting_comes_from_is_said(guarded, tmp_path: Path) -> None:
     assert done.returncode == 1 and "(PREFECT_API_KEY, the environment)" in done.stdout
 
 
+def test_the_tests_do_not_begin_where_a_profile_holds_credentials(tmp_path: Path) -> None:
+    (tmp_path / "profiles.toml").write_text(f'active = "own"\n[profiles.own]\nPREFECT_API_KEY = "{WRONG_KEY}"\n')
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_limits.py"]
+    others = {"PREFECT_HOME": str(tmp_path), "PREFECT_PROFILE": "other", "PREFECT_PROFILES_PATH": "/nowhere"}
+    done = subprocess.run(
+        command, cwd=settings.PROJECT, env=os.environ | others, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "PREFECT_API_KEY in the profile 'own'" in done.stdout + done.stderr
+    assert WRONG_KEY not in done.stdout + done.stderr
+
+
 @pytest.mark.long
 def test_a_worker_with_what_the_lab_says_to_export(guarded) -> None:
     """Prefect's own commands, in a shell that has run what `lab.py up` printed."""
