@@ -149,7 +149,10 @@ def use(
     context: Any = sys.modules.get("prefect.context")
     if context is not None:
         # Prefect reads the environment when it is imported, and not again.
-        context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
+        try:
+            context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
+        except ValueError as error:
+            raise settings.unreadable(error) from None
 
 
 def _custom() -> dict[str, str]:

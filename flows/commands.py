@@ -1,11 +1,13 @@
 """What every command of the kit does alike: its arguments, its exit code, its JSON."""
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NoReturn
 
+from flows import settings
 from flows.settings import CannotRun, Refused
 
 
@@ -37,9 +39,32 @@ def run(main: Callable[[], int]) -> NoReturn:
     try:
         code = main()
     except CannotRun as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        code = 1 if isinstance(error, Refused) else 2
+        code = _say(error)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def importing_prefect(module: str) -> Generator[None]:
+    """For the import of Prefect, which reads its settings then, in the module of this name.
+
+    Where it cannot read them, the command exits as `run` does; what imports its module gets CannotRun.
+    """
+    try:
+        try:
+            yield
+        except ValueError as error:
+            settings.read()  # may know more of it
+            raise settings.unreadable(error) from None
+    except CannotRun as error:
+        if module != "__main__":
+            raise
+        sys.exit(_say(error))
+
+
+def _say(error: CannotRun) -> int:
+    """Print `error` as one line; return the exit code."""
+    print(" ".join(str(error).split()), file=sys.stderr)
+    return 1 if isinstance(error, Refused) else 2

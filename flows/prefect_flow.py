@@ -3,9 +3,6 @@
 python flows/prefect_flow.py [--scale F] [--limit N] [--limit-by tag|global] [--queries a,b,…] [--json]
 """
 
-import flows  # noqa: F401 - before Prefect, which it keeps from sending usage data
-
-# isort: split
 import argparse
 import concurrent.futures
 import logging
@@ -22,15 +19,17 @@ from typing import Any, get_args
 
 import httpx
 import psycopg
-from prefect import flow, get_run_logger, task
-from prefect.runtime import flow_run
-from prefect.states import Cancelled
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows import commands, endpoints, lab, limits, mart, report, rest, versions, warehouse
 from flows.settings import CannotRun
 from flows.state import held
+
+with commands.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
+    from prefect import flow, get_run_logger, task
+    from prefect.runtime import flow_run
+    from prefect.states import Cancelled
 
 PERMANENT = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")
 

@@ -121,6 +121,16 @@ def _check_address(url: str) -> None:
         raise CannotRun(f"PREFECT_API_URL is {url}, the address of a page. The API's ends in /api: {api}")
 
 
+def unreadable(error: ValueError) -> CannotRun:
+    """What to raise where Prefect cannot read its settings; it has many that the kit knows nothing of."""
+    said = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    where = "in the environment, in .env or in the Prefect profile"
+    return CannotRun(f"Prefect cannot read its settings ({said}). Correct or unset that PREFECT_ variable {where}.")
+
+
 def origin(name: str) -> str | None:
     """Where the variable `name` has its value from: "the environment", ".env" or "the profile '…'"; None if unset."""
     if os.environ.get(name):

@@ -5,20 +5,21 @@
 The tasks sleep, so that what is measured is the waiting and not the work.
 """
 
-import flows  # noqa: F401 - before Prefect, which it keeps from sending usage data
-
-# isort: split
 import argparse
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from prefect import flow, task
 from rich.console import Console
 from rich.table import Table
 
-from flows import commands, lab, limits, measures, prefect_flow, rest, versions
+from flows import commands, lab, limits, measures, rest, versions
+
+with commands.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
+    from prefect import flow, task
+
+    from flows import prefect_flow
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards
 Span = tuple[float, float]

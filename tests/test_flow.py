@@ -259,6 +259,17 @@ def test_a_server_that_cannot_be_used_is_said(new_lab: Path, url: str, said: str
     assert said in refused(run(FLOW, PREFECT_API_URL=url))
 
 
+def test_a_setting_that_prefect_alone_reads_and_cannot_is_said(new_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "cannot read its settings (level: Input should be 'DEBUG'"
+    done = run(FLOW, PREFECT_LOGGING_LEVEL="nonsense")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert said in done.stderr.splitlines()[-1], "after what Prefect itself says of it"
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "nonsense")
+    with pytest.raises(settings.CannotRun, match=re.escape(said)):
+        lab.server()  # in a process that has imported Prefect already
+
+
 def test_a_folder_that_cannot_be_written_is_said_where_all_else_is_named(shared_lab: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     named = {"PREFECT_API_URL": shared_lab, "WAREHOUSE_URL": warehouse.url()}
