@@ -209,11 +209,19 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def forget_scripts() -> None:
+    """Let the next run import the monitor's modules anew: an app registers its own components when that happens.
+
+    In the Streamlit that goes with Prefect 2 each run of an AppTest forgets them, in later ones each new AppTest.
+    """
+    for script in (settings.PROJECT / "streamlit").glob("*.py"):
+        sys.modules.pop(script.stem, None)
+
+
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> AppTest:
     """The monitor, not opened yet."""
     folder = settings.PROJECT / "streamlit"
     monkeypatch.syspath_prepend(str(folder))
-    for script in folder.glob("*.py"):  # each app registers its own components, when its modules are imported
-        sys.modules.pop(script.stem, None)
+    forget_scripts()
     return AppTest.from_file(str(folder / "main.py"), default_timeout=60)

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from conftest import FLOW, LAB, answer, eventually, forget_servers, refused
+from conftest import FLOW, LAB, answer, eventually, forget_scripts, forget_servers, refused, run
 from streamlit.testing.v1 import AppTest
 
 from flows import diagnosis, endpoints, keys, lab, limits, pages, rest, settings, versions, views
@@ -33,24 +33,13 @@ once = pytest.mark.skipif(LABS in os.environ, reason="it does not depend on the 
 # Four, so that under a limit of 3 one waits: on Prefect 2 for 30 seconds. Slow ones: it has to ask while three run.
 QUERIES = "best_customers,cheapest_supplier_by_part_type,makers_bought_together,revenue_by_region_and_year"
 
-WITHOUT_PREFECT = """
-import importlib.metadata, sys
-sys.modules["prefect"] = None
-known = importlib.metadata.version
-def version(name):
-    if name == "prefect":
-        raise importlib.metadata.PackageNotFoundError(name)
-    return known(name)
-importlib.metadata.version = version
-import pytest
-sys.exit(pytest.main(sys.argv[1:]))
-"""
+WITHOUT_PREFECT = "uv run --isolated --frozen --no-default-groups --group learn --group dev python"
+CLIENTS = {line: [str(python)] for line, python in PYTHONS.items()} | {"none": WITHOUT_PREFECT.split()}
 
 
 def of_version(line: str, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command of the kit, run by the Python that has this line of Prefect."""
-    command = [str(PYTHONS[line]), str(settings.PROJECT / program), *arguments]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=200)
+    return run(program, *arguments, python=PYTHONS[line], **variables)
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +128,8 @@ def test_all_rows_come_once_and_answers_in_order(server: str) -> None:
 def test_filters_choose_and_what_is_wrong_is_said(server: str) -> None:
     name = f"chosen {uuid.uuid4()}"
     flow = rest.call("POST", "flows/", {"name": name})["id"]
-    for run, state in (("a", "COMPLETED"), ("b", "FAILED"), ("bb", "RUNNING")):
-        rest.call("POST", "flow_runs/", {"flow_id": flow, "name": run, "tags": [run], "state": {"type": state}})
+    for one, state in (("a", "COMPLETED"), ("b", "FAILED"), ("bb", "RUNNING")):
+        rest.call("POST", "flow_runs/", {"flow_id": flow, "name": one, "tags": [one], "state": {"type": state}})
 
     def names(**chosen: object) -> set[str]:
         return {run["name"] for run in rest.send(endpoints.flow_runs(flow=name, **chosen))}
@@ -229,6 +218,53 @@ def test_the_monitor_opens(server: str, jobs: dict[str, dict], app: AppTest) -> 
     assert int(shown["flow runs"]) >= 1, shown
 
 
+def opened(app: AppTest) -> str:
+    """All that a page says, once it is clear that nothing went wrong."""
+    forget_scripts()
+    app.run()
+    assert not app.error and not app.exception, [trouble.value for trouble in (*app.error, *app.exception)]
+    return " ".join(text.value.replace("\\", "") for text in (*app.markdown, *app.caption, *app.success, *app.code))
+
+
+def page(name: str, **address: str) -> AppTest:
+    """A page of the monitor at an `address`, not opened yet."""
+    app = AppTest.from_string(f"import live, {name}_page\nlive.pace()\n{name}_page.show()", default_timeout=60)
+    for key, value in address.items():
+        app.query_params[key] = value
+    return app
+
+
+def test_the_monitor_s_other_pages_open(server: str, jobs: dict[str, dict], app: AppTest) -> None:
+    said = opened(page("run", id=jobs[server]["flow_run_id"]))
+    assert "The limit held: at most 3 ran at once" in said and "6 task runs" in said
+    said = opened(page("limits"))
+    assert "**database** · 0 of 3 slots taken, 0 held" in said
+    assert ("This server has no leases" in said) is (server == "2")
+    assert "The server has no deployment. Make one" in opened(page("start"))
+    flow = rest.call("POST", "flows/", {"name": "of the form"})["id"]
+    schema = {"type": "object", "properties": {"scale": {"type": "number", "default": 0.1}}}
+    made = {"name": "form", "flow_id": flow, "entrypoint": "x.py:x", "parameter_openapi_schema": schema}
+    deployment = rest.call("POST", "deployments/", made)["id"]
+    try:
+        start = page("start", deployment="of the form/form")
+        opened(start)
+        assert [number.value for number in start.number_input] == [0.1]
+        start.button[0].click()
+        assert "Started." in opened(start)
+    finally:
+        rest.call("DELETE", f"deployments/{deployment}")
+        rest.call("DELETE", f"flows/{flow}")
+
+
+def test_the_explorer_sends_and_shows_the_answer(server: str, jobs: dict[str, dict], app: AppTest) -> None:
+    explorer = AppTest.from_file(str(settings.PROJECT / "streamlit" / "rest_api_app.py"), default_timeout=60)
+    assert "/flow_runs/filter" in opened(explorer)
+    explorer.text_area[0].set_value(json.dumps({"flow_runs": {"id": {"any_": [jobs[server]["flow_run_id"]]}}}))
+    explorer.button[0].click()
+    assert "/flow_runs/filter: 200 OK" in opened(explorer)
+    assert explorer.dataframe[-1].value["id"].tolist() == [jobs[server]["flow_run_id"]]
+
+
 @once
 @pytest.mark.parametrize("line", PYTHONS)
 def test_the_main_job_keeps_the_limit(line: str, jobs: dict[str, dict], labs: Path) -> None:
@@ -259,16 +295,15 @@ def test_a_flow_is_refused_on_a_server_of_the_other_line(server: str, program: s
 
 
 @once
-@pytest.mark.parametrize("client", ["2", "3", "none"])
+@pytest.mark.parametrize("client", CLIENTS)
 def test_another_client_keeps_the_same_contracts(
     client: str, labs: Path, jobs: dict[str, dict], tmp_path: Path
 ) -> None:
     if client == HERE:
         pytest.skip("this is the client that runs the other tests")
-    how = ["-c", WITHOUT_PREFECT] if client == "none" else ["-m", "pytest"]
     options = ["-m", "versions", "-q", "--basetemp", str(tmp_path / "client"), __file__]
     done = subprocess.run(
-        [str(PYTHONS["3" if client == "none" else client]), *how, *options],
+        [*CLIENTS[client], "-m", "pytest", *options],
         env=os.environ | {CLIENT: client, LABS: str(labs), JOBS: json.dumps(jobs)},
         cwd=settings.PROJECT, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
