@@ -50,10 +50,12 @@ def main() -> int:
                 f"{lab.server()}/flow_runs/filter", json={"limit": 1, "sort": "EXPECTED_START_TIME_DESC"}
             ).json()[0]["id"]
             for page, name in ((light, "run"), (dark, "run-dark")):
+                page.set_viewport_size({"width": 1280, "height": 1140})  # down to the line against the limit
                 _open(page, f"{monitor}/run?id={newest}")
                 page.get_by_text("The limit held").wait_for()
                 page.locator("[aria-label^='Timeline']").first.wait_for(state="attached")
                 _shoot(page, name)
+            light.set_viewport_size({"width": 1280, "height": 900})
             _open(light, explorer)
             light.get_by_role("button", name="Send").click()
             light.get_by_text("200 OK").wait_for()

@@ -75,9 +75,12 @@ def page(
     pace = PACES.get(st.session_state.get("pace") or "off")
     # Made here, in a container: the Streamlit that goes with Prefect 2 lets no fragment write to the sidebar itself.
     health = st.sidebar.container().empty()
+    rests = _rests()
 
-    @st.fragment(run_every=None if _rests() else pace)
+    @st.fragment(run_every=None if rests else pace)
     def part() -> None:
+        if _rests() != rests:
+            st.rerun()  # so that it stops, or goes on: a look in between would swallow a click on a busy machine
         kept = st.session_state.get(name)
         lost = None
         try:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import live
 import pandas as pd
 import streamlit as st
 
@@ -10,26 +11,26 @@ from flows import actions
 
 def buttons(runs: pd.DataFrame, *places: Any) -> None:
     """Buttons in the two `places`, to cancel those of `runs` (FLOW_RUNS) that have not ended, and retry the others."""
-    live = runs[~runs["state_type"].isin(["COMPLETED", "FAILED", "CRASHED", "CANCELLED"])]
+    active = runs[~runs["state_type"].isin(["COMPLETED", "FAILED", "CRASHED", "CANCELLED"])]
     # A worker has to find its code: without a deployment there is nobody who could run it again.
-    again = runs.drop(live.index).dropna(subset="deployment_id")
+    again = runs.drop(active.index).dropna(subset="deployment_id")
     if places[0].button(
-        "Cancel", disabled=live.empty, icon=":material/cancel:", help="Choose runs that have not ended."
+        "Cancel", disabled=active.empty, icon=":material/cancel:", help="Choose runs that have not ended."
     ):
-        by_worker = int((live["work_pool"].notna() & live["state_type"].isin(["RUNNING", "PENDING"])).sum())
+        by_worker = int((active["work_pool"].notna() & active["state_type"].isin(["RUNNING", "PENDING"])).sum())
 
         def body() -> None:
-            st.write(f"Cancel {len(live)} flow run{'s' if len(live) > 1 else ''}:")
-            st.text("\n".join(live["name"].str.slice(0, 80).head(10)))
+            st.write(f"Cancel {len(active)} flow run{'s' if len(active) > 1 else ''}:")
+            st.text("\n".join(active["name"].str.slice(0, 80).head(10)))
             if by_worker:
                 st.write(f"{by_worker} of them: the worker ends the process, which may take some seconds.")
-            if by_worker < len(live):
+            if by_worker < len(active):
                 st.write(
-                    f"{len(live) - by_worker} of them: the server marks it Cancelled. A process that runs it outside of"
-                    " a worker goes on until it next asks the server."
+                    f"{len(active) - by_worker} of them: the server marks it Cancelled. A process that runs it outside"
+                    " of a worker goes on until it next asks the server."
                 )
 
-        live.confirm("Cancel?", body, "Cancel the runs", lambda: actions.cancel(live))
+        live.confirm("Cancel?", body, "Cancel the runs", lambda: actions.cancel(active))
     if places[1].button(
         "Retry", disabled=again.empty, icon=":material/replay:", help="Choose runs of deployments that have ended."
     ):

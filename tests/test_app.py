@@ -297,7 +297,12 @@ def test_what_a_deployment_holds_stands_in_the_form(app: AppTest, shared_lab: st
     variable = {"__prefect_kind": "workspace_variable", "variable_name": "rows"}
     usual = {"rows": variable, "share": variable, "much": 2.5, "region": "EUROPE"}
     region = {"type": "string", "enum": ["ASIA", "EUROPE"]}
-    kinds = {"rows": {"type": "integer"}, "share": {"type": "number"}, "much": {"type": "number"}, "region": region}
+    kinds = {
+        "rows": {"type": "integer"},
+        "share": {"type": "number"},
+        "much": {"type": "number", "description": "*<b>*"},
+        "region": region,
+    }
     made = {"name": "odd", "flow_id": flow["id"], "entrypoint": "x.py:x", "enforce_parameter_schema": False}
     schema = {"parameters": usual, "parameter_openapi_schema": {"type": "object", "properties": kinds}}
     deployment = rest.call("POST", "deployments/", made | schema)["id"]
@@ -307,7 +312,7 @@ def test_what_a_deployment_holds_stands_in_the_form(app: AppTest, shared_lab: st
         app.run()
         assert said(app) == ""
         assert [area.label for area in app.text_area] == ["rows (JSON)", "share (JSON)"]
-        assert [number.value for number in app.number_input] == [2.5]
+        assert [(number.value, number.help) for number in app.number_input] == [(2.5, r"\*\<b\>\*")]
         assert [box.value for box in app.selectbox] == ["made by a test/odd", "EUROPE"]
     finally:
         rest.call("DELETE", f"deployments/{deployment}")
