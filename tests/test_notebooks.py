@@ -380,10 +380,10 @@ def test_a_mistake_turns_a_lesson_red(mistake: Mistake, lab_folder: Path, tmp_pa
 
 def page_of_a_run() -> None:
     """The monitor, opened on the page of a run."""
+    import live
     import run_page
-    import shell
 
-    shell.pace()
+    live.pace()
     run_page.show()
 
 
