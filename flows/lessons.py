@@ -29,6 +29,7 @@ LONGEST = 120  # seconds that a cell may take
 FLOW, POOL = "lesson", "lesson-pool"  # by these names what the lessons make on the server is found and removed
 RUN = ("twenty queries", "ten naps", "doomed", "lesson etl", "lesson retries", "lesson batches", "lesson pool")
 RUN += ("lesson server", "exercise cleanup", "exercise query", "playground")  # the flows that the lessons run
+KEPT = ("mark", "since", "api_url", "auth", "limits")  # what a lesson writes down of the lab that it finds
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,12 @@ def begin() -> None:
                 _put_back(kept, interrupted=True)
         url = lab.server()
         warehouse.prepare()
+    alone = not _others()
     mark = processes.Mark(os.getpid(), psutil.Process().create_time())
     auth = lab.status().auth if lab.is_own(url) else None
     since = datetime.now(timezone.utc).isoformat()
-    found = {"mark": mark, "since": since, "api_url": url, "auth": auth, "limits": _limits()}
-    _kept().write_text(json.dumps(found))
+    found = {tag: limit for tag, limit in _limits().items() if alone or not tag.startswith(FLOW)}
+    _kept().write_text(json.dumps(dict(zip(KEPT, (mark, since, url, auth, found), strict=True))))
     print("Ready.")
 
 
@@ -90,14 +92,16 @@ def guarded(auth: str, https: bool = False) -> str:
         return lab.server()
 
 
-def end() -> None:
+def end(*flow_runs: object) -> None:
     """Remove FLOW, POOL and the runs of RUN since `begin`, and the limits and keys whose names begin like FLOW.
 
-    The limit of the kit's own tag, and how the lab checks its callers, are put back to what `begin` found.
+    So are `flow_runs`, ids of runs of the main job, which may be others' too. The limit of the kit's own tag, and how
+    the lab checks its callers, are put back to what `begin` found.
     """
     if not _kept().exists():
         raise CannotRun("This lesson has ended already, or was never begun. Run its first cells again.")
     with contextlib.redirect_stderr(io.StringIO()):
+        rest.gather([rest.Request("DELETE", f"flow_runs/{run}", missing_ok=True) for run in flow_runs])
         _put_back(_kept())
     print("The lab is as you found it.")
 
@@ -210,8 +214,23 @@ def _kept() -> Path:
     return folder / f"{os.getpid()}.json"
 
 
+def _found(kept: Path) -> dict[str, Any] | None:
+    """What stands in `kept`; None where it was cut off, or an older kit wrote it and something is missing."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(kept.read_text())
+        if isinstance(found, dict) and found.keys() >= set(KEPT):
+            return found
+    return None
+
+
 def _put_back(kept: Path, interrupted: bool = False) -> None:
-    before = json.loads(kept.read_text())
+    before = _found(kept)
+    if before is not None:
+        _restore(before, interrupted)
+    kept.unlink(missing_ok=True)
+
+
+def _restore(before: dict[str, Any], interrupted: bool) -> None:
     if before["auth"] is not None:
         for holder in keys.bearer():
             if holder.startswith(f"{FLOW}-"):
@@ -220,18 +239,24 @@ def _put_back(kept: Path, interrupted: bool = False) -> None:
         if (before["auth"], https) != (now.auth, (now.api_url or "").startswith("https:")):
             lab.up(before["auth"], https)
     if lab.server() == before["api_url"]:
-        for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
-            rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
-        rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
-        if not any(_goes_on(other) for other in kept.parent.glob("*.json")):  # it may still read its runs
+        alone = not _others()
+        if alone:  # another lesson may have made them, or still read its runs
+            for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
+                rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
+            rest.call("DELETE", f"work_pools/{POOL}", missing_ok=True)
             _remove_runs(before["since"], interrupted)
-        _put_limits_back(before["limits"], interrupted)
-    kept.unlink()
+        _put_limits_back(before["limits"], interrupted, alone)
+
+
+def _others() -> bool:
+    """Whether another lesson goes on, in another kernel."""
+    return any(_goes_on(kept) for kept in _kept().parent.glob("*.json"))
 
 
 def _goes_on(kept: Path) -> bool:
     """Whether the lesson that wrote `kept` runs, in another kernel than this one."""
-    owner = processes.find(processes.Mark(*json.loads(kept.read_text())["mark"]))
+    found = _found(kept)
+    owner = processes.find(processes.Mark(*found["mark"])) if found else None
     return owner is not None and owner.pid != os.getpid()
 
 
@@ -250,11 +275,14 @@ def _remove_runs(since: str, interrupted: bool) -> None:
             rest.call("DELETE", f"flows/{flow['id']}", missing_ok=True)
 
 
-def _put_limits_back(before: dict[str, int], interrupted: bool) -> None:
-    """Put back the limits of the lessons' own tags alone: others may have made and changed limits meanwhile."""
+def _put_limits_back(before: dict[str, int], interrupted: bool, alone: bool) -> None:
+    """Put back the limits of the lessons' own tags alone: others may have made and changed limits meanwhile.
+
+    Where the lesson was not `alone`, the one that ends last removes them.
+    """
     now = _limits()
     for tag in now.keys() - before.keys():
-        if tag.startswith(FLOW):
+        if alone and tag.startswith(FLOW):
             rest.call("DELETE", f"concurrency_limits/tag/{tag}", missing_ok=True)
     for tag, limit in before.items():
         if tag.startswith(FLOW):
