@@ -216,7 +216,7 @@ def _server() -> str:
 
 def _watch(names: Sequence[str], staging: Path, futures: Sequence[Future[Any]]) -> None:
     """Show how many queries run, wait and are done until all are, or until `_stop` is set."""
-    console = Console(stderr=True, force_jupyter=False)
+    console = Console(stderr=True)  # in a notebook no terminal, and so no bar
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
         job = bar.add_task("", total=len(names))
