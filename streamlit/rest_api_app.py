@@ -53,7 +53,7 @@ def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
     for parameter in endpoint.parameters:
         mark = " (needed)" if parameter.required else ""
         given = st.text_input(
-            shell.plain(f"{parameter.name}: {parameter.kind}{mark}"),
+            f"{parameter.name}: {parameter.kind}{mark}",
             key=f"{endpoint.path} {parameter.name}",
             help=shell.plain(parameter.about, 1000) or None,
         ).strip()
