@@ -97,7 +97,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def eventually(happens: Callable[[], object], seconds: float = 60) -> None:
+def eventually(happens: Callable[[], object], seconds: float = 120) -> None:
     """Wait until `happens()`; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not happens():
