@@ -45,7 +45,7 @@ def show() -> None:
 
 def _filters() -> dict[str, Any]:
     known = st.session_state.get("runs")
-    names = sorted(known["page"].flows.values()) if known else []
+    names = sorted(known.page.flows.values()) if known else []
     columns = st.columns([3, 4, 2, 2, 3], vertical_alignment="bottom")
     flow = columns[0].selectbox(
         "Flow", names, index=None, placeholder="any", key="flow", bind="query-params", accept_new_options=True
@@ -58,7 +58,7 @@ def _filters() -> dict[str, Any]:
         "flow": flow or None,
         "state": [STATES[state] for state in states],
         "tag": tag.strip() or None,
-        "since": SINCE[since],
+        "since": SINCE.get(since or "all"),
         "text": text.strip() or None,
     }
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 import streamlit as st
@@ -64,6 +64,14 @@ def answers() -> bool:
     return False
 
 
+class _Kept(NamedTuple):
+    """A page, for what it was loaded, and when it was last read (`time.monotonic`)."""
+
+    key: object
+    page: Any
+    read: float
+
+
 def page(
     name: str, key: object, load: Callable[[], Any], refresh: Callable[[Any], Any], show: Callable[[Any], None]
 ) -> None:
@@ -81,28 +89,29 @@ def page(
     def part() -> None:
         if _rests() != rests:
             st.rerun()  # so that it stops, or goes on: a look in between would swallow a click on a busy machine
-        kept = st.session_state.get(name)
+        kept: _Kept | None = st.session_state.get(name)
         lost = None
         try:
-            if kept is None or kept["key"] != key:
+            if kept is None or kept.key != key:
                 st.session_state.pop(name, None)
-                kept = {"key": key, "page": load(), "read": time.monotonic()}
-            elif st.session_state.pop("again", False) or (not _rests() and _due(kept["read"], pace)):
-                kept = {"key": key, "page": refresh(kept["page"]), "read": time.monotonic()}
+                kept = None
+                kept = _Kept(key, load(), time.monotonic())
+            elif st.session_state.pop("again", False) or (not _rests() and _due(kept.read, pace)):
+                kept = _Kept(key, refresh(kept.page), time.monotonic())
             st.session_state[name] = kept
-            _know_version(getattr(kept["page"], "version", None))
+            _know_version(getattr(kept.page, "version", None))
         except CannotRun as error:
             lost = error
-        health.caption(_health(lost, time.monotonic() - kept["read"] if kept else 0))
-        if lost is not None and (kept is None or kept["key"] != key):
+        ago = time.monotonic() - kept.read if kept else 0
+        health.caption(_health(lost, ago))
+        if kept is None:
             st.error(plain(lost, 2000), icon=":material/error:")
             _offer_lab()
             return
         if lost is not None:
-            ago = time.monotonic() - kept["read"]
             st.warning(f"What follows is {ago:.0f} s old. {plain(lost, 2000)}", icon=":material/cloud_off:")
         with told():
-            show(kept["page"])
+            show(kept.page)
 
     part()
     if "dialog" in st.session_state:

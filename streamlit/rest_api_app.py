@@ -44,7 +44,7 @@ def _choose(known: list[Endpoint]) -> Endpoint | None:
     name = columns[2].selectbox(
         f"Endpoint ({len(fitting)})", list(fitting), index=index, key="endpoint", bind="query-params"
     )
-    return fitting[name]
+    return fitting.get(name or usual)
 
 
 def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:

@@ -151,4 +151,5 @@ def _ran(run: pd.Series) -> str:
 
 
 def _written(logs: pd.DataFrame) -> str:
-    return "".join(f"{line.time.isoformat()} {line.level} {line.message}\n" for line in logs.itertuples())
+    lines = zip(logs["time"], logs["level"], logs["message"], strict=True)
+    return "".join(f"{time.isoformat()} {level} {message}\n" for time, level, message in lines)

@@ -26,7 +26,8 @@ def show() -> None:
         names = {flow["id"]: flow["name"] for flow in flows}
         by_name = {f"{names.get(one['flow_id'], '?')}/{one['name']}": one for one in deployments}
         chosen = st.selectbox("Deployment", list(by_name), key="deployment", bind="query-params")
-        _form(by_name[chosen])
+        if chosen is not None:
+            _form(by_name[chosen])
 
 
 def _form(deployment: dict[str, Any]) -> None:

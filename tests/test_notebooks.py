@@ -561,7 +561,7 @@ def test_the_last_lesson_ends_with_what_the_monitor_shows(
     pd.testing.assert_frame_equal(frame, of_tag)
     assert made == chart
 
-    first = shown(first_page, flow="main_etl", since="7 days").session_state["runs"]["page"]
+    first = shown(first_page, flow="main_etl", since="7 days").session_state["runs"].page
     assert len(first.flow_runs) >= 2
     for name in ("flow_runs", "task_runs", "limits"):
         mine, theirs = (getattr(page, name) for page in (overview, first))
@@ -571,7 +571,7 @@ def test_the_last_lesson_ends_with_what_the_monitor_shows(
     drawn_there = charts.states(overview.states, overview.start, overview.read_at)
     assert made["description"] == drawn_there.to_dict()["description"]
 
-    failed = shown(first_page, state=["Failed", "Crashed"]).session_state["runs"]["page"].flow_runs
+    failed = shown(first_page, state=["Failed", "Crashed"]).session_state["runs"].page.flow_runs
     found = rest.rows(rest.Request("POST", "flow_runs/filter", body))
     assert len(failed) >= 2 and set(failed["flow_run_id"]) == {run["id"] for run in found}
 
