@@ -14,11 +14,12 @@ from zoneinfo import ZoneInfo
 import fill
 import httpx
 import psutil
+import psycopg
 import pytest
 from conftest import FLOW, answer, eventually, kill, run, start
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from flows import answers, endpoints_3, lab, limits, openapi, pages, prefect_server, rest, settings
+from flows import answers, endpoints_3, lab, limits, openapi, pages, prefect_server, rest, settings, warehouse
 
 pytestmark = pytest.mark.long
 PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
@@ -124,10 +125,14 @@ def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Brow
 
 def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page) -> None:
     limits.ensure(limits.TAG, 1)
+    warehouse.prepare()
     page.goto(serve("main.py") + "/?pace=2+s")
-    flow = start(FLOW, "--json", "--queries", "makers_bought_together,best_customers,busiest_clerks,returns_by_nation")
-    expect(page.get_by_text("1 of the 1 slots of the tag 'database' are taken").first).to_be_visible()
-    expect(page.get_by_text("database: 1 of 1 slots taken")).to_be_visible()
+    with psycopg.connect(lab.database("warehouse")) as lock:
+        lock.execute(f"lock {', '.join(warehouse.TABLES)}")  # the queries go on once they were seen
+        chosen = "makers_bought_together,best_customers,busiest_clerks,returns_by_nation"
+        flow = start(FLOW, "--json", "--queries", chosen)
+        expect(page.get_by_text("1 of the 1 slots of the tag 'database' are taken").first).to_be_visible()
+        expect(page.get_by_text("database: 1 of 1 slots taken")).to_be_visible()
     out, err = flow.communicate(timeout=120)
     flow_run = answer(subprocess.CompletedProcess("", 0, out, err))["flow_run_id"]
     expect(page.get_by_text("Nothing runs and nothing waits")).to_be_visible()
