@@ -88,7 +88,7 @@ def cell(page: Page, text: str | re.Pattern[str]) -> Locator:
 def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Browser) -> None:
     create_run("all is well", "COMPLETED")
     create_run("it broke", "FAILED", "the disk is full")
-    create_run("=1+1 broke", "SCHEDULED")
+    waiting = create_run("=1+1 broke", "SCHEDULED")
     page.goto(serve("main.py"))
     port = int(serve("main.py").rsplit(":", 1)[1])
     listening = {one.laddr.ip for one in psutil.net_connections("tcp") if one.laddr.port == port and not one.raddr}
@@ -121,6 +121,7 @@ def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Brow
     expect(cell(page, "all is well")).to_have_count(0)
     page.goto(serve("main.py") + "/?tag=none-such")
     expect(page.get_by_text("No flow run fits these filters")).to_be_visible()
+    rest.call("DELETE", f"flow_runs/{waiting}")
 
 
 def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page) -> None:

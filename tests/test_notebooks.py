@@ -421,7 +421,7 @@ MISTAKES = {
         "assert not list(staging.iterdir())",
     ),
     "wait_for left out": Mistake(
-        "03_parallel_flow", "", "load.submit(wait_for=futures)", "load.submit()", 'assert ran.loc["load", "started"]'
+        "03_parallel_flow", "", "load.submit(wait_for=futures)", "load.submit()", "there is nothing to load"
     ),
     "the header left out": Mistake(
         "01_auth", "", '/admin/version", headers=header)', '/admin/version")', "the header does not carry"
@@ -456,7 +456,7 @@ MISTAKES = {
         "02_limits", "limits.py", '{"active_slots": 0}', "{}", "still counts taken slots"
     ),
     "the kit's job has no tag": Mistake(
-        "03_parallel_flow", "prefect_flow.py", "tags=[limits.TAG]", "tags=[]", "without the other process to begin"
+        "03_parallel_flow", "prefect_flow.py", "tags=[limits.TAG]", "tags=[]", 'found["my_etl"] == found["main_etl"]'
     ),
     "the kit retries everything": Mistake(
         "03_parallel_flow", "prefect_flow.py", "    return passing and", "    return True or", "was tried again"
