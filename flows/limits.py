@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flows import endpoints, rest
+from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
 TAG = "database"

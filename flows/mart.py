@@ -23,8 +23,9 @@ import psycopg
 import pyarrow
 import pyarrow.parquet
 
-from flows import processes, settings
-from flows.processes import Mark
+from flows import settings
+from flows.lab import processes
+from flows.lab.processes import Mark
 
 
 def path() -> Path:

@@ -22,11 +22,12 @@ import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows import commands, endpoints, lab, limits, mart, report, rest, versions, warehouse
+from flows import cli, lab, limits, mart, report, versions, warehouse
+from flows.api import endpoints, rest
+from flows.lab.state import held
 from flows.settings import CannotRun
-from flows.state import held
 
-with commands.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
+with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, get_run_logger, task
     from prefect.runtime import flow_run
     from prefect.states import Cancelled
@@ -273,10 +274,10 @@ def _set_limit(url: str, wanted: int | None, kind: limits.Kind, say: Callable[[s
 
 
 def _arguments() -> argparse.Namespace:
-    parser = commands.Arguments(description="Run the SQL queries in parallel, under the server's limit.")
+    parser = cli.Arguments(description="Run the SQL queries in parallel, under the server's limit.")
     parser.add_argument("--scale", type=_scale, default=warehouse.SCALE, help="TPC-H's size in GB (default 0.1)")
     parser.add_argument(
-        "--limit", type=commands.whole_number, help="how many may run at once (default: as it is, 3 on a new lab)"
+        "--limit", type=cli.whole_number, help="how many may run at once (default: as it is, 3 on a new lab)"
     )
     parser.add_argument(
         "--limit-by",
@@ -332,9 +333,9 @@ def main() -> int:
     if state.name == "Failed" and found["failed"] == 0:
         print(f"The run failed: {state.message}", file=sys.stderr)
     if arguments.json:
-        commands.print_json(found)
+        cli.print_json(found)
     return 0 if state.name == "Completed" else 1
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -6,7 +6,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from flows import mart, measures, rest
+from flows import mart, measures
+from flows.api import rest
 
 
 def summary(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int | None) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
-from flows import commands, lab, limits, measures, rest, versions
+from flows import cli, lab, limits, measures, versions
+from flows.api import rest
 
-with commands.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
+with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, task
 
     from flows import prefect_flow
@@ -117,10 +118,10 @@ def _remove_limits() -> None:
 
 def main() -> int:
     """Measure every engine on the server in use, one after the other. Returns 1 where one let more run than allowed."""
-    parser = commands.Arguments(description="Measure what a limit costs.")
-    parser.add_argument("--tasks", type=commands.whole_number, default=20, help="how many tasks (default 20)")
+    parser = cli.Arguments(description="Measure what a limit costs.")
+    parser.add_argument("--tasks", type=cli.whole_number, default=20, help="how many tasks (default 20)")
     parser.add_argument("--seconds", type=_seconds, default=1.0, help="how long each one sleeps (default 1.0)")
-    parser.add_argument("--limit", type=commands.whole_number, default=3, help="how many at once (default 3)")
+    parser.add_argument("--limit", type=cli.whole_number, default=3, help="how many at once (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     prefect_flow.check_version(lab.server())
@@ -128,7 +129,7 @@ def main() -> int:
         handler.setLevel(logging.CRITICAL)
     found = measure(arguments.tasks, arguments.seconds, arguments.limit)
     if arguments.json:
-        commands.print_json(found)
+        cli.print_json(found)
     else:
         table = Table("engine", "wall s", "ratio", "peak", title=f"ideal: {found['ideal_seconds']:.2f} s")
         for row in found["rows"]:
@@ -148,4 +149,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -10,21 +10,22 @@ from pathlib import Path
 
 import vl_convert
 
-from flows import charts, commands, limits, pages, settings, views
+from flows import cli, limits, settings
+from flows.monitor import charts, frames, pages
 from flows.settings import CannotRun
 
 
 def main() -> int:
     """Draw the picture, and print the sentence that says what is in it."""
-    parser = commands.Arguments(description="Draw a run's timeline and its concurrency as SVG.")
+    parser = cli.Arguments(description="Draw a run's timeline and its concurrency as SVG.")
     parser.add_argument("--run", help="the flow run's id (default: the newest completed one)")
     parser.add_argument("--tag", default=limits.TAG, help=f"of which task runs (default {limits.TAG})")
     parser.add_argument("--out", type=Path, default=settings.PROJECT / "docs" / "run.svg", help="the file to write")
     arguments: argparse.Namespace = parser.parse_args()
     page = pages.run(arguments.run or _newest())
     limit = limits.read(arguments.tag)
-    task_runs = views.tagged(page.task_runs, arguments.tag)
-    steps = views.concurrency(task_runs, page.until)
+    task_runs = frames.tagged(page.task_runs, arguments.tag)
+    steps = frames.concurrency(task_runs, page.until)
     chart = charts.run(task_runs, steps, limit.limit if limit else None)
     arguments.out.write_text(vl_convert.vegalite_to_svg(chart.to_json()))
     print(f"{arguments.out}: {chart.description}")
@@ -39,4 +40,4 @@ def _newest() -> str:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -6,12 +6,13 @@ python scripts/lab.py up|down|status|reset [--auth none|basic|gateway] [--https]
 import shlex
 from dataclasses import asdict
 
-from flows import commands, gateway, keys, lab, settings, versions
+from flows import cli, lab, settings, versions
+from flows.lab import gateway, keys
 
 
 def main() -> int:
     """Do what is asked, then print what runs. Returns 1 where `status` or `up` finds no running lab."""
-    parser = commands.Arguments(description="The local lab: PostgreSQL and a Prefect server.")
+    parser = cli.Arguments(description="The local lab: PostgreSQL and a Prefect server.")
     parser.add_argument("action", choices=["up", "down", "status", "reset"], help="what to do with it")
     parser.add_argument(
         "--auth",
@@ -32,7 +33,7 @@ def main() -> int:
             lab.reset()
     found = lab.status()
     if arguments.json:
-        commands.print_json(asdict(found))
+        cli.print_json(asdict(found))
     elif found.running:
         print(f"Prefect {found.prefect_version} answers at {found.api_url} (authentication: {found.auth})")
         print(f"PostgreSQL: {found.database}")
@@ -71,4 +72,4 @@ def _left(exports: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -14,7 +14,8 @@ from collections.abc import Generator
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from flows import commands, lab, limits, prefect_server, settings
+from flows import cli, lab, limits, settings
+from flows.lab import prefect_server
 from flows.settings import CannotRun
 
 DOCS = settings.PROJECT / "docs"
@@ -22,7 +23,7 @@ DOCS = settings.PROJECT / "docs"
 
 def main() -> int:
     """Write docs/monitor-*.png. Raises CannotRun where there is no Chromium."""
-    commands.Arguments(description="Take the pictures of the monitor.").parse_args()
+    cli.Arguments(description="Take the pictures of the monitor.").parse_args()
     chromium = os.environ.get("FLOWS_CHROMIUM") or shutil.which("chromium")
     if chromium is None:
         raise CannotRun("There is no Chromium here. Install Debian's package chromium, or name one in FLOWS_CHROMIUM.")
@@ -106,4 +107,4 @@ def _served(script: str) -> Generator[str]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

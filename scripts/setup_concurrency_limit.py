@@ -5,12 +5,12 @@ python scripts/setup_concurrency_limit.py [--tag TAG] [--global] [--limit N] [--
 
 from dataclasses import asdict
 
-from flows import commands, lab, limits
+from flows import cli, lab, limits
 
 
 def main() -> int:
     """Make the tag's limit as asked for, free its slots with --reset, and print what the server then says."""
-    parser = commands.Arguments(description="Set how many task runs with a tag the server lets run at once.")
+    parser = cli.Arguments(description="Set how many task runs with a tag the server lets run at once.")
     parser.add_argument("--tag", default=limits.TAG, help=f"the tag (default {limits.TAG})")
     parser.add_argument(
         "--global",
@@ -20,7 +20,7 @@ def main() -> int:
         default="tag",
         help="the global limit that has the tag's name, which flows/prefect_flow.py --limit-by global uses",
     )
-    parser.add_argument("--limit", type=commands.whole_number, help="how many (default 3; with --reset, as it is)")
+    parser.add_argument("--limit", type=cli.whole_number, help="how many (default 3; with --reset, as it is)")
     parser.add_argument("--reset", action="store_true", help="free the slots that dead runs still hold")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> int:
     now = limits.read(arguments.tag, arguments.kind)
     assert now is not None, "a limit that was just read back"
     if arguments.json:
-        commands.print_json(asdict(now) | {"changed": changed})
+        cli.print_json(asdict(now) | {"changed": changed})
         return 0
     note = " (changed)" if changed else ""
     what = "tag" if arguments.kind == "tag" else "global limit"
@@ -49,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

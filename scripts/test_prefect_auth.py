@@ -6,13 +6,14 @@ Where they do not, it says why and what to do next.
 import sys
 from dataclasses import asdict
 
-from flows import auth, commands, diagnosis, lab, settings
+from flows import cli, lab, settings
+from flows.api import credentials, diagnosis
 from flows.settings import CannotRun
 
 
 def main() -> int:
     """Print what the server says. Returns 1 where it refuses; raises CannotRun where no Prefect server answers."""
-    parser = commands.Arguments(description="Check which server and which credentials are in force.")
+    parser = cli.Arguments(description="Check which server and which credentials are in force.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     try:
@@ -20,10 +21,10 @@ def main() -> int:
         found = diagnosis.check(lab.server())
     except CannotRun as error:
         if arguments.json:
-            commands.print_json(asdict(diagnosis.Check(None, detail=str(error))))
+            cli.print_json(asdict(diagnosis.Check(None, detail=str(error))))
         raise
     if arguments.json:
-        commands.print_json(asdict(found))
+        cli.print_json(asdict(found))
     else:
         print(f"Server:      {found.api_url} ({origins.get('PREFECT_API_URL', 'the lab')})")
         print(f"Version:     {found.server_version or 'unknown'}")
@@ -45,7 +46,7 @@ def _origins() -> dict[str, str]:
 
 
 def _credentials(scheme: str, origins: dict[str, str]) -> str:
-    if auth.own_header() is not None:
+    if credentials.own_header() is not None:
         name = "PREFECT_CLIENT_CUSTOM_HEADERS"
         return f"{scheme} ({name}, {settings.origin(name)})"
     known = settings.read()
@@ -53,8 +54,8 @@ def _credentials(scheme: str, origins: dict[str, str]) -> str:
     secret = {"basic": known.prefect_api_auth_string, "bearer": known.prefect_api_key}.get(scheme)
     if name is None or secret is None:
         return scheme
-    return f"{scheme} {auth.masked(secret)} ({name}, {origins.get(name, 'the lab')})"
+    return f"{scheme} {credentials.masked(secret)} ({name}, {origins.get(name, 'the lab')})"
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

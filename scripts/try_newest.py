@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tomli
 
-from flows import commands, settings
+from flows import cli, settings
 from flows.settings import CannotRun
 
 GROUPS = ("prefect3", "prefect2")
@@ -51,7 +51,7 @@ class Trial:
 
 def main() -> int:
     """Run the trials and print what came of them. Returns 1 where the newest versions within the bounds break."""
-    parser = commands.Arguments(description="Try the newest versions of what the kit depends on.")
+    parser = cli.Arguments(description="Try the newest versions of what the kit depends on.")
     parser.add_argument("--group", choices=GROUPS, help="this group alone (default: both)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
@@ -71,7 +71,7 @@ def main() -> int:
                 _show(trials[-1])
     movable = not any(trial.broke for trial in trials if trial.without is None)
     if arguments.json:
-        commands.print_json({"movable": movable, "trials": [asdict(trial) for trial in trials]})
+        cli.print_json({"movable": movable, "trials": [asdict(trial) for trial in trials]})
     else:
         print("`exclude-newer` can be moved to today." if movable else "`exclude-newer` has to stay as it is.")
     return 0 if movable else 1
@@ -165,4 +165,4 @@ def _show(trial: Trial) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

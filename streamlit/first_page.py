@@ -9,7 +9,8 @@ import run_changes
 import shell
 import streamlit as st
 
-from flows import actions, charts, pages, reasons, rest, views
+from flows.api import rest
+from flows.monitor import actions, charts, frames, pages, reasons
 
 SINCE = {
     "5 minutes": timedelta(minutes=5),
@@ -153,7 +154,7 @@ def _limits(page: pages.Overview) -> None:
 
 
 def _failed(page: pages.Overview) -> None:
-    failed = views.failures(page.flow_runs).head(50)
+    failed = frames.failures(page.flow_runs).head(50)
     total = int(page.states.loc[page.states["state_type"].isin(["FAILED", "CRASHED"]), "runs"].sum())
     if failed.empty and not total:
         return

@@ -6,7 +6,8 @@ import live
 import shell
 import streamlit as st
 
-from flows import actions, charts, pages, versions
+from flows import versions
+from flows.monitor import actions, charts, pages
 
 MOST = 20  # holders of a limit that are listed
 

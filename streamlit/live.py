@@ -8,7 +8,9 @@ import pandas as pd
 import streamlit as st
 from shell import plain, told, zone
 
-from flows import actions, auth, endpoints, lab, pages, rest, settings
+from flows import lab, settings
+from flows.api import credentials, endpoints, rest
+from flows.monitor import actions, pages
 from flows.settings import CannotRun, Refused
 
 CHOSEN = "chosen_runs"  # how the keys of tables begin whose rows are chosen for something
@@ -165,13 +167,13 @@ def _health(lost: CannotRun | None, ago: float = 0) -> str:
 def _identity() -> str:
     """The credentials that are sent, as much of them as may be shown; nothing if there are none."""
     try:
-        known, scheme, own = settings.read(), auth.scheme(), auth.own_header()
+        known, scheme, own = settings.read(), credentials.scheme(), credentials.own_header()
     except CannotRun:  # what is wrong with them stands on the page
         return "credentials that cannot be used"
     if scheme == "none":
         return ""
     secret = {"basic": known.prefect_api_auth_string, "bearer": known.prefect_api_key}.get(scheme)
-    return plain(f"{scheme} {auth.masked(secret) if secret and own is None else ''}".strip())
+    return plain(f"{scheme} {credentials.masked(secret) if secret and own is None else ''}".strip())
 
 
 def again() -> None:

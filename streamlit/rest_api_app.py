@@ -14,8 +14,9 @@ import pandas as pd
 import shell
 import streamlit as st
 
-from flows import actions, auth, openapi, rest
-from flows.openapi import Endpoint
+from flows.api import credentials, openapi, rest
+from flows.api.openapi import Endpoint
+from flows.monitor import actions
 from flows.settings import CannotRun
 
 
@@ -85,7 +86,9 @@ def _send(endpoint: Endpoint, url: str, body: Any) -> None:
     actions.check(endpoint.method, endpoint.path)
     called = time.perf_counter()
     try:
-        answer = httpx.request(endpoint.method, url, json=body, headers=auth.header(), verify=auth.trust(), timeout=30)
+        answer = httpx.request(
+            endpoint.method, url, json=body, headers=credentials.header(), verify=credentials.trust(), timeout=30
+        )
     except httpx.TimeoutException:
         raise CannotRun(f"{url} gave no answer within 30 s. Ask for less, or look whether the server lives.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -6,7 +6,7 @@ import live
 import pandas as pd
 import streamlit as st
 
-from flows import actions
+from flows.monitor import actions
 
 
 def buttons(runs: pd.DataFrame, *places: Any) -> None:

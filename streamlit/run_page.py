@@ -6,7 +6,8 @@ import run_changes
 import shell
 import streamlit as st
 
-from flows import actions, charts, pages, reasons, rest, views
+from flows.api import rest
+from flows.monitor import actions, charts, frames, pages, reasons
 
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -47,16 +48,16 @@ def _body(page: pages.Run) -> None:
 
 
 def _timeline(page: pages.Run) -> None:
-    limited = [tag for tag in page.limits["tag"] if len(views.tagged(page.task_runs, tag))]
+    limited = [tag for tag in page.limits["tag"] if len(frames.tagged(page.task_runs, tag))]
     tag = None
     if limited:
         tag = st.segmented_control(
             "Task runs with the tag", limited, default=limited[0], format_func=shell.plain, key="of_tag"
         )
-    tasks = views.tagged(page.task_runs, tag) if tag else page.task_runs
-    steps = views.concurrency(tasks, page.until)
+    tasks = frames.tagged(page.task_runs, tag) if tag else page.task_runs
+    steps = frames.concurrency(tasks, page.until)
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
-    said = views.held(steps, limit)
+    said = frames.held(steps, limit)
     if limit and "did not" in said:
         st.warning(f"{shell.plain(said)} That is the limit as it is now; it may have been another one then.")
     else:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import streamlit as st
 
-from flows import charts
+from flows.monitor import charts
 from flows.settings import CannotRun
 
 # How a cell begins that is a formula, as OWASP lists it; the last four are the wide forms of the first.

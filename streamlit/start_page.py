@@ -7,7 +7,8 @@ import live
 import shell
 import streamlit as st
 
-from flows import actions, endpoints, rest
+from flows.api import endpoints, rest
+from flows.monitor import actions
 from flows.settings import CannotRun
 
 

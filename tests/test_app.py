@@ -11,7 +11,9 @@ import pytest
 from conftest import answering, forget_servers
 from streamlit.testing.v1 import AppTest
 
-from flows import actions, answers, lab, limits, pages, rest, settings, views
+from flows import lab, limits, settings
+from flows.api import errors, rest
+from flows.monitor import actions, frames, pages
 
 
 def said(app: AppTest) -> str:
@@ -172,9 +174,9 @@ def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
 
     def shown(count: int) -> str:
         answer = [{**(waits if number else runs), "id": str(number)} for number in range(count)]
-        tasks = views.task_runs(answer, now)
+        tasks = frames.task_runs(answer, now)
         odd = {"tag": "nobody may", "limit": -1, "taken": 1}
-        held = views.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}, odd], {})
+        held = frames.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}, odd], {})
         page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=held)
         with monkeypatch.context() as patch:
             patch.setattr(pages, "overview", lambda **_: page)
@@ -201,7 +203,7 @@ def test_a_search_of_the_first_log_lines_says_so(
     ended = {"name": "logged", "flow_id": flow["id"], "state": {"type": "COMPLETED", "name": "Completed"}}
     flow_run = rest.call("POST", "flow_runs/", ended)["id"]
     line = {"level": 20, "message": "a line", "timestamp": "2026-01-01T00:00:00Z"}
-    logs = views.logs([line | {"id": str(number)} for number in range(count)])
+    logs = frames.logs([line | {"id": str(number)} for number in range(count)])
     page = dataclasses.replace(pages.run(flow_run), logs=logs)
     monkeypatch.setattr(pages, "run", lambda _: page)
     app = AppTest.from_string("import run_page\nrun_page.show()", default_timeout=60)
@@ -214,8 +216,8 @@ def test_a_search_of_the_first_log_lines_says_so(
 
 def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
-    usual = answers.decoded
-    monkeypatch.setattr(answers, "decoded", lambda url, *rest, **how: (sent.append(url), usual(url, *rest, **how))[1])
+    usual = errors.decoded
+    monkeypatch.setattr(errors, "decoded", lambda url, *rest, **how: (sent.append(url), usual(url, *rest, **how))[1])
     app.run()
     assert 0 < len(sent) <= 6, sent
     sent.clear()
@@ -226,7 +228,7 @@ def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypat
 
 def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONITOR_READ_ONLY", "1")
-    none = views.flow_runs([], {}, pd.Timestamp.now("UTC"))
+    none = frames.flow_runs([], {}, pd.Timestamp.now("UTC"))
     for change in (
         lambda: actions.cancel(none),
         lambda: actions.retry(none),
@@ -267,14 +269,14 @@ def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab
     of_deployment = rest.call("POST", f"deployments/{deployment}/create_flow_run", {})
     rest.call("POST", f"flow_runs/{of_deployment['id']}/set_state", {"state": ended, "force": True})
     runs = [rest.call("GET", f"flow_runs/{one['id']}") for one in (alone, of_deployment)]
-    (refused,) = actions.retry(views.flow_runs(runs, {}, pd.Timestamp.now("UTC")))
+    (refused,) = actions.retry(frames.flow_runs(runs, {}, pd.Timestamp.now("UTC")))
     assert refused.startswith("alone has no deployment")
     assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "AwaitingRetry"
     assert rest.call("GET", f"flow_runs/{alone['id']}")["state_name"] == "Failed"
     running = {"type": "RUNNING", "name": "Running"}
     rest.call("POST", f"flow_runs/{of_deployment['id']}/set_state", {"state": running, "force": True})
     # As it was on the page, which may be old.
-    (refused,) = actions.retry(views.flow_runs(runs[1:], {}, pd.Timestamp.now("UTC")))
+    (refused,) = actions.retry(frames.flow_runs(runs[1:], {}, pd.Timestamp.now("UTC")))
     assert "has not ended: Running." in refused
     assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "Running"
     rest.call("DELETE", f"flow_runs/{of_deployment['id']}")
@@ -323,13 +325,13 @@ def test_many_runs_are_cancelled_at_once_and_what_was_not_is_said(shared_lab: st
     running = {"type": "RUNNING", "name": "Running"}
     made = [{"name": f"one of {number}", "flow_id": flow["id"], "state": running} for number in range(5)]
     runs = [rest.call("POST", "flow_runs/", one) for one in made]
-    frame = views.flow_runs(runs, {}, pd.Timestamp.now("UTC"))
+    frame = frames.flow_runs(runs, {}, pd.Timestamp.now("UTC"))
     assert actions.cancel(frame) == []
     states = {rest.call("GET", f"flow_runs/{run['id']}")["state_name"] for run in runs}
     assert states == {"Cancelled"}
     ended = [
         rest.call("POST", "flow_runs/", one | {"state": {"type": "COMPLETED", "name": "Completed"}}) for one in made[:1]
     ]
-    (refused,) = actions.cancel(views.flow_runs(ended, {}, pd.Timestamp.now("UTC")))
+    (refused,) = actions.cancel(frames.flow_runs(ended, {}, pd.Timestamp.now("UTC")))
     assert refused == "one of 0 has ended meanwhile: Completed."
     assert rest.call("GET", f"flow_runs/{ended[0]['id']}")["state_name"] == "Completed"

@@ -35,7 +35,9 @@ from conftest import (
     start,
 )
 
-from flows import auth, diagnosis, gateway, keys, lab, prefect_server, processes, rest, settings
+from flows import lab, settings
+from flows.api import credentials, diagnosis, rest
+from flows.lab import gateway, keys, prefect_server, processes
 
 CHECK = "scripts/test_prefect_auth.py"
 WRONG_KEY, WRONG_PAIR = "pnu_0123456789abcdefghijklmnopqrstuvwxyz", "admin:0123456789abcdefghijkl"
@@ -94,7 +96,7 @@ def kit(program: str, *arguments: str, **variables: str) -> subprocess.Completed
     return done
 
 
-def credentials(server: str, which: str) -> dict[str, str]:
+def variables_of(server: str, which: str) -> dict[str, str]:
     """The variables that hold the right, wrong, no or the other kind of credentials for a server guarded so."""
     pair, key = keys.auth_string().get_secret_value(), next(iter(keys.bearer().values())).get_secret_value()
     own = {"none": {}, "basic": {"PREFECT_API_AUTH_STRING": pair}, "gateway": {"PREFECT_API_KEY": key}}
@@ -131,13 +133,13 @@ def task_runs(flow_run: str) -> int:
 def test_the_matrix(row: list[str], guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     server, which = row[:2]
     url = guarded(server)
-    variables = credentials(server, which)
+    variables = variables_of(server, which)
     # The main job whole where it must pass guarded, and one query of it elsewhere.
     whole = which == "right" and server != "none"
     flow = kit(FLOW, "--json", *([] if whole else ["--queries", "busiest_clerks"]), PREFECT_API_URL=url, **variables)
     limit = kit(LIMIT, "--json", PREFECT_API_URL=url, **variables)
     set_to(monkeypatch, url, **variables)
-    header = auth.header()
+    header = credentials.header()
     found = [
         httpx.get(f"{url}/health", headers=header).status_code,
         httpx.get(f"{url}/admin/version", headers=header).status_code,
@@ -469,7 +471,7 @@ def test_secrets_do_not_show(guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     known = settings.read()
     shown = f"{known} {known!r} {known.model_dump_json()} {keys.bearer()} {keys.auth_string()!r} {lab.status()}"
     assert secret not in shown and pair not in shown
-    assert auth.masked(known.prefect_api_key) == "pnu_…" and auth.masked(settings.SecretStr("ab")) == "…"
+    assert credentials.masked(known.prefect_api_key) == "pnu_…" and credentials.masked(settings.SecretStr("ab")) == "…"
 
 
 def test_https_with_a_certificate_of_its_own(guarded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -623,7 +625,7 @@ def test_a_name_that_would_break_the_gateway_s_file_is_refused(name: str, new_la
 def test_keys_changed_by_several_processes_at_once_are_all_kept(new_lab: Path) -> None:
     program = """
 import sys
-from flows import keys
+from flows.lab import keys
 for turn in range(40):
     keys.issue(f"{sys.argv[1]}-{turn}")
     if turn % 2:
@@ -765,7 +767,7 @@ def test_a_header_of_the_kind_that_is_asked_for_and_refused_is_said(new_lab: Pat
 
 
 def test_what_prefect_cloud_asks_for_is_known() -> None:
-    request = httpx.Request("GET", f"{auth.CLOUD}api/accounts/{'a' * 36}/workspaces/{'b' * 36}/flow_runs/count")
+    request = httpx.Request("GET", f"{credentials.CLOUD}api/accounts/{'a' * 36}/workspaces/{'b' * 36}/flow_runs/count")
     assert diagnosis._wanted(httpx.Response(401, json={"detail": "no"}, request=request)) == "Bearer"
 
 

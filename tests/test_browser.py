@@ -19,7 +19,10 @@ import pytest
 from conftest import FLOW, answer, eventually, kill, run, start
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from flows import answers, endpoints_3, lab, limits, openapi, pages, prefect_server, rest, settings, warehouse
+from flows import lab, limits, settings, warehouse
+from flows.api import endpoints_3, errors, openapi, rest
+from flows.lab import prefect_server
+from flows.monitor import pages
 
 pytestmark = pytest.mark.long
 PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
@@ -437,14 +440,14 @@ def test_requests_and_bytes_beside_prefect_s_dashboard(
     database = lab.status().database
     fill.fill(database, 1000)
     ours: list[int] = []
-    usual = answers.decoded
+    usual = errors.decoded
 
     def counted(url: str, answer: httpx.Response, **how: Any) -> Any:
         ours.append(answer.num_bytes_downloaded)
         return usual(url, answer, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "decoded", counted)
+        patch.setattr(errors, "decoded", counted)
         pages.overview()
     theirs: list[Request] = []
     context = browser.new_context(viewport={"width": 1400, "height": 1300})

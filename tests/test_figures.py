@@ -10,7 +10,9 @@ import psutil
 import pytest
 from conftest import FLOW, answer, processes_below, run
 
-from flows import keys, lab, limits, measures, prefect_flow, rest
+from flows import lab, limits, measures, prefect_flow
+from flows.api import rest
+from flows.lab import keys
 
 
 @pytest.mark.figures

@@ -18,7 +18,8 @@ import psycopg
 import pytest
 from conftest import LAB, answer, eventually, kill, processes_below, refused, run, start
 
-from flows import lab, postgres, prefect_server, settings, state, warehouse
+from flows import lab, settings, warehouse
+from flows.lab import postgres, prefect_server, state
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:

@@ -25,7 +25,11 @@ from nbformat import NotebookNode
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from flows import charts, endpoints, lab, lessons, limits, prefect_server, rest, settings
+import lessons
+from flows import lab, limits, settings
+from flows.api import endpoints, rest
+from flows.lab import prefect_server
+from flows.monitor import charts
 
 FOLDER = settings.PROJECT / "notebooks"
 NAMES = ["01_auth", "02_limits", "03_parallel_flow", "04_rest_queries", "playground"]
@@ -237,8 +241,8 @@ _ = nightly(return_state=True)""",
         Wrong(0, 'slowest = frame.loc[frame["ran_seconds"].idxmax(), "name"]', "did not start in that time"),
         Wrong(
             0,
-            """found = views.task_runs(rest.rows(endpoints.task_runs(flow_run=earlier)), now)
-slowest = views.tagged(found, "database").sort_values("ran_seconds")["name"].iloc[0]""",
+            """found = frames.task_runs(rest.rows(endpoints.task_runs(flow_run=earlier)), now)
+slowest = frames.tagged(found, "database").sort_values("ran_seconds")["name"].iloc[0]""",
             "and another one longer",
         ),
         Wrong(1, 'reasons = dict.fromkeys(waiting, "no worker")', "waits for another reason"),

@@ -11,7 +11,9 @@ import psycopg
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from flows import answers, charts, endpoints_3, lab, limits, pages, rest, views
+from flows import lab, limits
+from flows.api import endpoints_3, errors, rest
+from flows.monitor import charts, frames, pages
 
 
 @pytest.fixture
@@ -27,9 +29,9 @@ def filled(shared_lab: str) -> Iterator[str]:
 def requests(load: Callable[[], object]) -> int:
     """How many requests `load` sends, those that are repeated counted once."""
     sent: list[str] = []
-    usual = answers.decoded
+    usual = errors.decoded
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "decoded", lambda url, *rest, **how: (sent.append(url), usual(url, *rest, **how))[1])
+        patch.setattr(errors, "decoded", lambda url, *rest, **how: (sent.append(url), usual(url, *rest, **how))[1])
         load()
     return len(sent)
 
@@ -43,7 +45,7 @@ def test_the_server_filters(filled: str) -> None:
     failed = pages.overview(state=["FAILED", "Late"], flow="filled_7")
     assert set(failed.flow_runs["state"]) == {"Failed"} and set(failed.flow_runs["flow"]) == {"filled_7"}
     assert len(failed.flow_runs) == failed.states["runs"].sum() == 25
-    assert set(views.failures(failed.flow_runs)["message"].str.slice(0, 34)) == {"Flow run encountered an exception:"}
+    assert set(frames.failures(failed.flow_runs)["message"].str.slice(0, 34)) == {"Flow run encountered an exception:"}
     nightly = pages.overview(tag="nightly", text="OTTER", since=timedelta(hours=6)).flow_runs
     assert 0 < len(nightly) < 40
     assert nightly["name"].str.contains("otter").all() and all(tags == ["nightly"] for tags in nightly["tags"])
@@ -54,7 +56,7 @@ def test_the_server_filters(filled: str) -> None:
 
 def test_failures_that_are_not_shown_are_counted(filled: str, app: AppTest) -> None:
     page = pages.overview()
-    shown = len(views.failures(page.flow_runs))
+    shown = len(frames.failures(page.flow_runs))
     failed = int(pages.overview(state=["FAILED", "CRASHED"]).states["runs"].sum())
     app.run()
     assert not app.exception and 0 < shown < 25 <= failed
@@ -140,7 +142,7 @@ def test_a_run_with_two_thousand_tasks(shared_lab: str, app: AppTest) -> None:
     assert len(page.task_runs) == 2000
 
     def drawn() -> str:
-        return charts.run(page.task_runs, views.concurrency(page.task_runs, page.until), 3).to_json()
+        return charts.run(page.task_runs, frames.concurrency(page.task_runs, page.until), 3).to_json()
 
     def opened() -> None:
         viewer = AppTest.from_string("import run_page\nrun_page.show()", default_timeout=60)

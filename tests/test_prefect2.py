@@ -18,7 +18,8 @@ import psycopg
 import pytest
 from conftest import FLOW, LAB, LIMIT, answer, eventually, forget_servers, run, start
 
-from flows import endpoints, lab, limits, mart, rest, settings, warehouse
+from flows import lab, limits, mart, settings, warehouse
+from flows.api import endpoints, rest
 
 pytestmark = pytest.mark.versions
 PYTHON = settings.PROJECT / ".venv-prefect2/bin/python"
@@ -26,9 +27,9 @@ QUICK = "busiest_clerks,lines_per_order,open_orders_by_priority"  # three: none 
 
 MOVES = """
 import os
-from flows import auth
+from flows.api import credentials
 for url, certificate in (("https://lab/api", "/lab.pem"), ("https://lab/api", "/lab.pem"), ("http://other/api", None)):
-    auth.use(url, certificate=certificate)
+    credentials.use(url, certificate=certificate)
     print(os.environ.get("SSL_CERT_FILE"))
 """
 

@@ -14,8 +14,10 @@ import pytest
 from conftest import forget_servers
 from fill import empty, fill_wide
 
-from flows import endpoints, endpoints_3, filters, lab, limits, pages, rest
-from flows.rest import Request
+from flows import lab, limits
+from flows.api import body_keys, endpoints, endpoints_3, rest
+from flows.api.rest import Request
+from flows.monitor import pages
 from flows.settings import CannotRun
 
 Reply = tuple[int, dict[str, str], str] | None
@@ -175,15 +177,17 @@ def test_the_keys_are_those_that_the_server_knows(shared_lab: str) -> None:
     paths = {path.removeprefix("/api/").lstrip("/"): methods for path, methods in known["paths"].items()}
     checked = 0
     for path, methods in paths.items():
-        ending = next((key for key in filters._KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None)
+        ending = next(
+            (key for key in body_keys._KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None
+        )
         if ending and "post" in methods:
             schema = methods["post"]["requestBody"]["content"]["application/json"]["schema"]
             while "properties" not in schema:
                 reference = schema.get("$ref") or next(part for part in schema["anyOf"] if "$ref" in part)["$ref"]
                 schema = known["components"]["schemas"][reference.rsplit("/", 1)[1]]
-            assert set(schema["properties"]) == filters._KEYS[ending], path
+            assert set(schema["properties"]) == body_keys._KEYS[ending], path
             checked += 1
-    assert checked >= len(filters._KEYS)
+    assert checked >= len(body_keys._KEYS)
 
 
 def test_many_rows_come_whole_even_if_the_server_cannot_tell_their_order(shared_lab: str) -> None:

@@ -19,8 +19,11 @@ import pytest
 from conftest import FLOW, LAB, answer, eventually, forget_scripts, forget_servers, refused, run
 from streamlit.testing.v1 import AppTest
 
-from flows import diagnosis, endpoints, keys, lab, limits, pages, rest, settings, versions, views
-from flows.rest import Request
+from flows import lab, limits, settings, versions
+from flows.api import diagnosis, endpoints, rest
+from flows.api.rest import Request
+from flows.lab import keys
+from flows.monitor import frames, pages
 from flows.settings import CannotRun, Refused
 
 pytestmark = pytest.mark.versions
@@ -203,10 +206,10 @@ def test_the_pages_show_the_main_job(server: str, jobs: dict[str, dict]) -> None
     assert first.limits.set_index("tag").loc["database", ["limit", "taken"]].tolist() == [3, 0]
     page = pages.run(done["flow_run_id"])
     for loaded in (page, pages.refresh_run(page)):
-        queries = views.tagged(loaded.task_runs, "database")
+        queries = frames.tagged(loaded.task_runs, "database")
         assert set(queries["name"]) == set(QUERIES.split(",")) and set(queries["state"]) == {"Completed"}
         assert len(loaded.task_runs) == len(queries) + 2, "load and cleanup"
-        assert views.concurrency(queries, loaded.until)["running"].max() == 3
+        assert frames.concurrency(queries, loaded.until)["running"].max() == 3
         assert loaded.logs["message"].str.contains("4 of 4 queries completed").any()
     assert len(pages.logs(done["flow_run_id"])) >= len(page.logs) > 1
 

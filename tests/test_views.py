@@ -11,7 +11,9 @@ import vl_convert
 from conftest import eventually, refused, run
 from prefect import flow, task
 
-from flows import charts, limits, measures, pages, reasons, rest, views
+from flows import limits, measures
+from flows.api import rest
+from flows.monitor import charts, frames, pages, reasons
 
 TAG = "views-test"
 DRAW = "scripts/draw_run.py"
@@ -99,14 +101,14 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, t
 
 
 def check_against_its_own_times(page: pages.Run) -> None:
-    runs = views.tagged(page.task_runs, TAG)
+    runs = frames.tagged(page.task_runs, TAG)
     spans = runs[runs["name"] != "fails <b>"]
     assert len(spans) == len(HOSTILE) == len(SPANS)
-    steps = views.concurrency(runs, page.until)
+    steps = frames.concurrency(runs, page.until)
     assert steps["running"].max() == 2 == measures.peak(SPANS.values())
     assert steps["running"].iloc[-1] == 0 and steps["time"].is_monotonic_increasing
-    assert views.held(steps, 2) == "The limit held: at most 2 ran at once, and 2 may."
-    assert views.held(steps, 1).startswith("The limit did not hold: up to 2 ran at once, where 1 may, for ")
+    assert frames.held(steps, 2) == "The limit held: at most 2 ran at once, and 2 may."
+    assert frames.held(steps, 1).startswith("The limit did not hold: up to 2 ran at once, where 1 may, for ")
     # Started means: has its slot, and runs. What Prefect says is not before the last one's end and not after our own.
     own = sorted(start for start, _ in SPANS.values())
     theirs = sorted(spans["started"].map(lambda started: started.timestamp()))
@@ -116,7 +118,7 @@ def check_against_its_own_times(page: pages.Run) -> None:
 
 
 def check_failures(page: pages.Run) -> None:
-    failed = views.failures(page.task_runs)
+    failed = frames.failures(page.task_runs)
     assert failed["name"].tolist() == ["fails <b>"] and failed["attempts"].tolist() == [2]
     assert "no rows for <b>today</b>" in failed["message"].iloc[0]
     assert "no rows" in page.flow_run["message"]
@@ -130,7 +132,7 @@ def check_failures(page: pages.Run) -> None:
 
 
 def check_charts(page: pages.Run) -> None:
-    steps = views.concurrency(page.task_runs, page.until)
+    steps = frames.concurrency(page.task_runs, page.until)
     overview = pages.overview()
     for chart in (
         charts.run(page.task_runs, steps, 2),
@@ -152,18 +154,18 @@ def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_la
     page = pages.overview(flow="no such flow", state=["FAILED", "Late"], tag="<b>", text="100%_")
     assert page.flow_runs.empty and page.states.empty
     now = pd.Timestamp.now("UTC")
-    steps = views.concurrency(views.task_runs([], now), now)
+    steps = frames.concurrency(frames.task_runs([], now), now)
     for frame, columns in (
-        (page.flow_runs, views.FLOW_RUNS),
-        (page.states, views.STATES),
-        (page.task_runs, views.TASK_RUNS),
-        (pages.limits(), views.LIMITS),
-        (steps, views.STEPS),
-        (views.logs([]), views.LOGS),
+        (page.flow_runs, frames.FLOW_RUNS),
+        (page.states, frames.STATES),
+        (page.task_runs, frames.TASK_RUNS),
+        (pages.limits(), frames.LIMITS),
+        (steps, frames.STEPS),
+        (frames.logs([]), frames.LOGS),
     ):
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns
-    assert views.held(steps, 3) == "The limit held: at most 0 ran at once, and 3 may."
-    nothing = views.task_runs([], now)
+    assert frames.held(steps, 3) == "The limit held: at most 0 ran at once, and 3 may."
+    nothing = frames.task_runs([], now)
     empty = page.limits.iloc[:0]
     for chart in (
         charts.run(nothing, steps, 3),
@@ -185,15 +187,15 @@ def test_one_may_start_as_another_ends() -> None:
         task_run(start and f"2026-01-01T00:00:{start}Z", end and f"2026-01-01T00:00:{end}+00:00")
         for start, end in times
     ]
-    steps = views.concurrency(views.task_runs(runs, now), now)
+    steps = frames.concurrency(frames.task_runs(runs, now), now)
     assert [(f"{row.time:%S}", row.running) for row in steps.itertuples()] == [
         ("00", 1),
         ("02", 2),
         ("03", 1),
         ("09", 1),
     ]
-    assert views.held(steps, 1) == "The limit did not hold: up to 2 ran at once, where 1 may, for 1.0 s in all."
-    assert views.held(steps, None) == "There is no limit; up to 2 ran at once."
+    assert frames.held(steps, 1) == "The limit did not hold: up to 2 ran at once, where 1 may, for 1.0 s in all."
+    assert frames.held(steps, None) == "There is no limit; up to 2 ran at once."
 
 
 def task_run(started: str | None, ended: str | None) -> dict:
@@ -210,7 +212,7 @@ def test_a_counted_slot_that_nobody_holds_is_seen(shared_lab: str) -> None:
         rest.call("PATCH", f"v2/concurrency_limits/tag:{TAG}", {"active_slots": 2})
         row = pages.limits().set_index("tag").loc[TAG]
         assert (row["limit"], row["taken"], row["held"], row["holders"]) == (2, 2, 0, [])
-        waits = views.task_runs(
+        waits = frames.task_runs(
             [task_run(None, None) | {"state_name": "Pending", "state_type": "PENDING", "tags": [TAG]}], now()
         )
         assert reasons.why(waits.iloc[0], pages.limits(), waits) == (

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from conftest import FLOW, answer, eventually, refused, run
 
-from flows import lab, postgres, processes, settings, warehouse
+from flows import lab, settings, warehouse
+from flows.lab import postgres, processes
 
 ROWS_AT_TENTH = {"region": 5, "nation": 25, "supplier": 1_000, "customer": 15_000, "part": 20_000}
 ROWS_AT_TENTH |= {"partsupp": 80_000, "orders": 150_000, "lineitem": 600_572}
@@ -235,7 +236,7 @@ def test_a_disk_that_fills_up_during_the_load_is_said_and_nothing_is_lost(
         with (disk / "ballast").open("wb") as ballast:
             # The check before the load finds room; then somebody else fills the disk.
             free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-            script = "from flows import commands, warehouse; commands.run(lambda: warehouse.prepare(0.1) or 0)"
+            script = "from flows import cli, warehouse; cli.run(lambda: warehouse.prepare(0.1) or 0)"
             loading = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
             eventually((settings.read().flows_lab_dir / "tpch").exists)
             os.posix_fallocate(ballast.fileno(), 0, free - 130_000_000)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psycopg
 
-from flows import processes, settings
+from flows import settings
+from flows.lab import processes
 from flows.settings import CannotRun
 
 OPTIONS = {

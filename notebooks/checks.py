@@ -14,7 +14,10 @@ from typing import Any, ParamSpec
 import pandas as pd
 from pydantic import SecretStr
 
-from flows import diagnosis, endpoints, lessons, limits, measures, pages, rest, settings, views
+import lessons
+from flows import limits, measures, settings
+from flows.api import diagnosis, endpoints, rest
+from flows.monitor import frames, pages
 from flows.settings import CannotRun
 
 Asked = ParamSpec("Asked")
@@ -175,11 +178,11 @@ def one_more_query(flow: str, query: str, others: int, limit: int) -> str:
         raise _No(f"{query!r} is {mine['state'].iloc[0]}: {mine['message'].iloc[0]}")
     if len(page.task_runs) - len(mine) < others:
         raise _No(f"the run has {len(page.task_runs) - len(mine)} other queries. Keep all {others}.")
-    if views.tagged(mine, limits.TAG).empty:
+    if frames.tagged(mine, limits.TAG).empty:
         raise _No(f"{query!r} ran without a slot, since it has no tag {limits.TAG!r}: it was one connection too many.")
     if (mine["submitted"] >= page.task_runs.drop(index=mine.index)["ended"].max()).all():  # the slot may come late
         raise _No(f"{query!r} began after all others had ended. Submit it with them, and then wait.")
-    peak = views.concurrency(page.task_runs, page.until)["running"].max()
+    peak = frames.concurrency(page.task_runs, page.until)["running"].max()
     if peak > limit:
         raise _No(f"{peak} queries ran at once, where {limit} may. Do all of them have the tag?")
     return f"{query!r} shares the slots with the others, and the limit held."
@@ -191,7 +194,7 @@ def slowest(named: str, since: datetime, before: datetime) -> str:
     between = {"after_": since.isoformat(), "before_": before.isoformat()}
     those = {"start_time": between, "tags": {"all_": [limits.TAG]}}
     body = {"flows": {"name": {"any_": ["main_etl"]}}, "task_runs": those}
-    found = views.task_runs(rest.rows(rest.Request("POST", "task_runs/filter", body)), pd.Timestamp.now("UTC"))
+    found = frames.task_runs(rest.rows(rest.Request("POST", "task_runs/filter", body)), pd.Timestamp.now("UTC"))
     ran = found.groupby("name")["ran_seconds"].max().sort_values(ascending=False)
     if named not in ran.index:
         known = rest.call("POST", "task_runs/count", {"task_runs": {"name": {"any_": [named]}}})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from flows.rest import Request
+from flows.api.rest import Request
 
 
 def paginate(chosen: Request, page: int = 1) -> Request:

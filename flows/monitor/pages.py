@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from flows import endpoints, reasons, rest, versions, views
-from flows.rest import Request
+from flows import versions
+from flows.api import endpoints, rest
+from flows.api.rest import Request
+from flows.monitor import frames, reasons
 from flows.settings import CannotRun
 
 ACTIVE = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED")
@@ -113,7 +115,7 @@ def overview(
     else:
         counted = rest.send(_limits(version))
     flows = {flow["id"]: flow["name"] for flow in named}
-    page = Overview(version, flows, chosen | {"since": since}, start, now, *[views.states(*history)] * 4)
+    page = Overview(version, flows, chosen | {"since": since}, start, now, *[frames.states(*history)] * 4)
     return _fill(page, runs, tasks, counted)
 
 
@@ -131,7 +133,7 @@ def refresh(page: Overview) -> Overview:
         named = dict.fromkeys(unnamed, "(deleted)") | {flow["id"]: flow["name"] for flow in answer}
         page = replace(page, flows={**page.flows, **named})
     else:
-        page = replace(page, states=views.states(answer))
+        page = replace(page, states=frames.states(answer))
     return _fill(replace(page, start=start, read_at=now), *answers)
 
 
@@ -150,11 +152,11 @@ def run(flow_run_id: str) -> Run:
     if len(tasks) == rest.PAGE:
         tasks += rest.rows(first, MOST, start=rest.PAGE)
     flow = {flow["id"]: flow["name"] for flow in flows}
-    row = views.flow_runs([found], flow, now).iloc[0]
+    row = frames.flow_runs([found], flow, now).iloc[0]
     workers = rest.send(endpoints.workers(row["work_pool"])) if _waits_for_worker(row) else None
     until = _until(row, now)
-    frame = views.task_runs(tasks, until)
-    page = Run(version, flow, now, until, row, frame, views.logs(lines), frame, None, Unread(now, 0, now))
+    frame = frames.task_runs(tasks, until)
+    page = Run(version, flow, now, until, row, frame, frames.logs(lines), frame, None, Unread(now, 0, now))
     return _reasoned(page, counted, workers)
 
 
@@ -173,18 +175,18 @@ def refresh_run(page: Run) -> Run:
     if found is None:
         raise _gone(flow_run_id)
     workers, tasks = (answer, []) if waits else (None, answer)
-    row = views.flow_runs([found], page.flow, now).iloc[0]
-    new = views.task_runs(tasks, now)
+    row = frames.flow_runs([found], page.flow, now).iloc[0]
+    new = frames.task_runs(tasks, now)
     kept = page.task_runs[~page.task_runs["task_run_id"].isin(new["task_run_id"])]
     frame = pd.concat([kept, new]).sort_values("submitted", ignore_index=True) if len(new) else kept
-    more = views.logs(lines)
+    more = frames.logs(lines)
     more = more[~more["log_id"].isin(page.logs["log_id"])]
     seen = pd.concat([page.logs, more], ignore_index=True) if len(more) else page.logs
     until = _until(row, now)
     unread = page.unread if page.unread.skip else page.unread._replace(then=now)
     more = len(tasks) == rest.PAGE
     unread = unread._replace(skip=unread.skip + rest.PAGE - _OVERLAP) if more else Unread(unread.then, 0, unread.then)
-    page = replace(page, read_at=now, until=until, flow_run=row, task_runs=views.timed(frame, until), logs=seen)
+    page = replace(page, read_at=now, until=until, flow_run=row, task_runs=frames.timed(frame, until), logs=seen)
     page = replace(page, unread=unread)
     return _reasoned(page, counted, workers)
 
@@ -198,12 +200,12 @@ def limits() -> pd.DataFrame:
     holders = {
         limit["tag"]: [_holder(known.get(id_, {}) | {"id": id_}) for id_ in limit["active_slots"]] for limit in listed
     }
-    return views.limits(_counters(counted), holders)
+    return frames.limits(_counters(counted), holders)
 
 
 def logs(flow_run_id: str, at_most: int | None = None) -> pd.DataFrame:
     """All LOGS of a flow run and its tasks, the oldest line first; one request for each 200."""
-    return views.logs(rest.rows(endpoints.logs(flow_run=flow_run_id), at_most))
+    return frames.logs(rest.rows(endpoints.logs(flow_run=flow_run_id), at_most))
 
 
 def _runs(chosen: Mapping[str, Any], start: pd.Timestamp | None) -> list[Request]:
@@ -211,8 +213,8 @@ def _runs(chosen: Mapping[str, Any], start: pd.Timestamp | None) -> list[Request
 
 
 def _fill(page: Overview, flow_runs: Any, task_runs: Any, counted: Any) -> Overview:
-    runs = views.flow_runs(flow_runs, page.flows, page.read_at)
-    tasks = views.task_runs(task_runs, page.read_at)
+    runs = frames.flow_runs(flow_runs, page.flows, page.read_at)
+    tasks = frames.task_runs(task_runs, page.read_at)
     return replace(page, flow_runs=runs, task_runs=tasks, limits=_held(counted, tasks))
 
 
@@ -245,7 +247,7 @@ def _held(counted: Sequence[Mapping[str, Any]], task_runs: pd.DataFrame) -> pd.D
     columns = {"task_run_id": "id", "state": "state_name"}
     rows = running.rename(columns=columns).to_dict("records")
     holders = {c["tag"]: [_holder(row) for row in rows if c["tag"] in row["tags"]] for c in counters}
-    return views.limits(counters, holders)
+    return frames.limits(counters, holders)
 
 
 def _holder(run: Mapping[str, Any]) -> dict[str, Any]:

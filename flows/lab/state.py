@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import settings
-from flows.processes import Mark
+from flows.lab.processes import Mark
 from flows.settings import CannotRun
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from flows import answers, auth, filters, lab, settings
+from flows import lab, settings
+from flows.api import body_keys, credentials, errors
 
 PAGE = 200  # the most rows that the server gives at once
 PATIENCE = 30  # seconds that a request is repeated for, where the server asks for that
@@ -59,7 +60,7 @@ def send(request: Request) -> Any:
             outcome = error
         wait = _pause(request, outcome, attempt, started)
         if wait is None:
-            return answers.decoded(url, outcome, missing_ok=request.missing_ok)
+            return errors.decoded(url, outcome, missing_ok=request.missing_ok)
         time.sleep(wait)
         attempt += 1
 
@@ -105,7 +106,7 @@ def _pages(request: Request, start: int, at_most: int | None) -> Iterator[list[d
 
 def _credentials() -> tuple[str, dict[str, str]]:
     """The API's address and the header with the credentials, as the environment has them now."""
-    return api_url(), auth.header()
+    return api_url(), credentials.header()
 
 
 def _trusted() -> str:
@@ -131,7 +132,7 @@ def _client_async(process: int, trusted: str) -> tuple[httpx.AsyncClient, asynci
 def _options() -> dict[str, Any]:
     # A server drops a connection that is idle for 5 seconds, perhaps just as the next request is on its way.
     limits = httpx.Limits(keepalive_expiry=4)
-    return {"verify": auth.trust(), "timeout": httpx.Timeout(15, connect=5), "limits": limits}
+    return {"verify": credentials.trust(), "timeout": httpx.Timeout(15, connect=5), "limits": limits}
 
 
 def _submitted(requests: Sequence[Request]) -> Future[list[Any]]:
@@ -166,7 +167,7 @@ async def _send_async(request: Request, url: str, sent: dict[str, Any], client: 
             outcome = error
         wait = _pause(request, outcome, attempt, started)
         if wait is None:
-            return answers.decoded(url, outcome, missing_ok=request.missing_ok)
+            return errors.decoded(url, outcome, missing_ok=request.missing_ok)
         await asyncio.sleep(wait)
         attempt += 1
 
@@ -174,7 +175,7 @@ async def _send_async(request: Request, url: str, sent: dict[str, Any], client: 
 def _addressed(request: Request, base: str, header: dict[str, str]) -> tuple[str, dict[str, Any]]:
     """The address of `request`, and what httpx needs to send it. Raises CannotRun for a key that it does not know."""
     path = request.path.lstrip("/")
-    filters.check(path, request.body or {})
+    body_keys.check(path, request.body or {})
     url = f"{base}/{path}"
     return url, {"method": request.method, "url": url, "json": request.body, "headers": header}
 
@@ -194,7 +195,7 @@ def _pause(request: Request, outcome: httpx.Response | Exception, attempt: int, 
         case 503:  # what a server over SQLite says while another request writes
             wait = short
         case 423 | 429:
-            wait = answers.asked(outcome) + random.uniform(0, 0.05)
+            wait = errors.asked(outcome) + random.uniform(0, 0.05)
         case _:
             return None
     return wait if time.monotonic() + wait <= started + PATIENCE else None

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 from urllib.parse import quote
 
-from flows import rest
-from flows.rest import Request
+from flows.api import rest
+from flows.api.rest import Request
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # the types of the states in which a run has ended
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flows import auth, rest
+from flows.api import credentials, rest
 
 
 class Parameter(NamedTuple):
@@ -51,7 +51,7 @@ def only_reads(method: str, path: str) -> bool:
 def curl(method: str, url: str, body: Any) -> str:
     """The request as a command for a shell, the secret left to its variable."""
     parts = ["curl -sS", f"-X {method}", shlex.quote(url)]
-    match auth.scheme():
+    match credentials.scheme():
         case "basic":
             parts.append('-u "$PREFECT_API_AUTH_STRING"')
         case "bearer":
@@ -65,7 +65,7 @@ def code(method: str, url: str, body: Any) -> str:
     """The request as Python with httpx, the secret left to its variable."""
     arguments = [f'"{method}"', json.dumps(url)]
     lines = ["import httpx"]
-    match auth.scheme():
+    match credentials.scheme():
         case "basic":
             lines = ["import os", "", "import httpx"]
             arguments.append('auth=tuple(os.environ["PREFECT_API_AUTH_STRING"].split(":", 1))')

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from flows.endpoints import FINAL
+from flows.api.endpoints import FINAL
 
 
 def why(

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from flows import endpoints, limits, openapi, rest, settings
+from flows import limits, settings
+from flows.api import endpoints, openapi, rest
 from flows.settings import CannotRun
 
 

@@ -14,7 +14,9 @@ import httpx
 import psycopg
 from psycopg import sql
 
-from flows import auth, gateway, keys, postgres, prefect_server, processes, settings, state, versions
+from flows import settings, versions
+from flows.api import credentials
+from flows.lab import gateway, keys, postgres, prefect_server, processes, state
 from flows.settings import CannotRun
 
 CONNECTIONS = 3  # what the role `etl` may open at once, and so the limit that the kit teaches
@@ -204,7 +206,7 @@ def _named() -> str | None:
     url = known.prefect_api_url
     if url is None or url == os.environ.get(_OWN):
         return None
-    auth.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
+    credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
     return url
 
 
@@ -216,7 +218,7 @@ def _use_own(running: Lab) -> str:
     basic = keys.auth_string() if running.auth == "basic" else None
     certificate = gateway.certificate(folder / "gateway") if running.api_url.startswith("https:") else None
     os.environ[_OWN] = running.api_url
-    auth.use(running.api_url, key, basic, certificate)
+    credentials.use(running.api_url, key, basic, certificate)
     return running.api_url
 
 

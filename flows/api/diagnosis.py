@@ -10,7 +10,8 @@ import httpx
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from flows import auth, settings, versions
+from flows import settings, versions
+from flows.api import credentials
 from flows.settings import CannotRun
 
 PATIENCE = 10  # seconds for each question
@@ -48,7 +49,7 @@ def check(url: str) -> Check:
     found = Check(url)
     try:
         found = replace(found, scheme=_scheme())
-        with httpx.Client(timeout=PATIENCE, verify=auth.trust()) as client:
+        with httpx.Client(timeout=PATIENCE, verify=credentials.trust()) as client:
             version = _ask(client, "GET", f"{url}/admin/version")
             found = replace(found, reachable=True, server_version=version)
             _ask(client, "POST", f"{url}/flow_runs/count")
@@ -62,16 +63,16 @@ def check(url: str) -> Check:
 
 def _scheme() -> str:
     known = settings.read()
-    if auth.flaw() is None:
-        return auth.scheme()
-    if auth.own_header() is not None:
+    if credentials.flaw() is None:
+        return credentials.scheme()
+    if credentials.own_header() is not None:
         return "none"  # what is no header may begin with the secret
     return "basic" if known.prefect_api_auth_string else "bearer"
 
 
 def _ask(client: httpx.Client, method: str, url: str) -> str | None:
     """The server's JSON answer if it is a text, such as a version; None for another yes. Raises _No for a no."""
-    header = {} if auth.flaw() else auth.header()
+    header = {} if credentials.flaw() else credentials.header()
     try:
         answer = client.request(method, url, headers=header, json={} if method == "POST" else None)
     except httpx.HTTPError as error:
@@ -80,8 +81,8 @@ def _ask(client: httpx.Client, method: str, url: str) -> str | None:
         raise _No(f"{url} is spoken to over http, and expects https. Write https:// in PREFECT_API_URL.", False)
     if answer.is_redirect:
         raise _No(_redirected(url, answer.headers.get("location", "")), reachable=False)
-    cloud_has_none = answer.status_code == 404 and url.startswith(auth.CLOUD) and method == "GET"
-    wrong = auth.flaw()
+    cloud_has_none = answer.status_code == 404 and url.startswith(credentials.CLOUD) and method == "GET"
+    wrong = credentials.flaw()
     if wrong:
         raise _No(wrong)
     if answer.status_code == 401:
@@ -141,7 +142,7 @@ def _redirected(url: str, location: str) -> str:
 
 
 def _refused(answer: httpx.Response) -> str:
-    known, own, sent = settings.read(), auth.own_header(), auth.scheme()
+    known, own, sent = settings.read(), credentials.own_header(), credentials.scheme()
     wants = _wanted(answer)
     ways = {"Basic": "PREFECT_API_AUTH_STRING=user:password", "Bearer": "PREFECT_API_KEY=pnu_…"}
     asks = f"The server asks for {wants} credentials (401)" if wants else "The server asks for credentials (401)"
@@ -155,7 +156,7 @@ def _refused(answer: httpx.Response) -> str:
         hint = f"Correct or unset PREFECT_CLIENT_CUSTOM_HEADERS: while it is set, nothing else is sent.{instead}"
     elif wants == "Bearer" and known.prefect_api_auth_string and known.prefect_api_key:
         hint = "Unset PREFECT_API_AUTH_STRING: while it is set, PREFECT_API_KEY is not sent"
-    if wants and auth.scheme() != wants.lower():
+    if wants and credentials.scheme() != wants.lower():
         return f"{asks}, and {sent} was sent. {hint.rstrip('.')}."
     words = re.search(r'error_description="([^"]*)"', answer.headers.get("www-authenticate", ""))
     said = f" It says: {words[1]}." if words else ""
@@ -163,7 +164,7 @@ def _refused(answer: httpx.Response) -> str:
     if own is not None:
         return f"The server refuses {sent} (401): {why}.{said} {hint.rstrip('.')}."
     secret = known.prefect_api_auth_string or known.prefect_api_key
-    which = f" {auth.masked(secret)}" if secret else ""
+    which = f" {credentials.masked(secret)}" if secret else ""
     kind = "user and password" if sent == "basic" else "key"
     ask = f"a new one, and set {ways[wants].split('=')[0]}" if wants in ways else "the credentials that it takes"
     return f"The server refuses the {kind}{which} (401): {why}.{said} Ask its keeper for {ask}."
@@ -174,7 +175,7 @@ def _wanted(answer: httpx.Response) -> str:
     named = re.match(r"\s*([A-Za-z][A-Za-z0-9-]*)", answer.headers.get("www-authenticate", ""))
     if named:
         return named[1].capitalize()
-    if str(answer.url).startswith(auth.CLOUD):
+    if str(answer.url).startswith(credentials.CLOUD):
         return "Bearer"
     with contextlib.suppress(ValueError):
         if answer.json() == {"exception_message": "Unauthorized"}:
@@ -195,7 +196,7 @@ def _forbidden(answer: httpx.Response) -> str:
 
 def _both_set() -> str:
     known = settings.read()
-    if auth.own_header() is not None and (known.prefect_api_auth_string or known.prefect_api_key):
+    if credentials.own_header() is not None and (known.prefect_api_auth_string or known.prefect_api_key):
         return "The Authorization in PREFECT_CLIENT_CUSTOM_HEADERS is sent, and no other credentials that are set."
     if known.prefect_api_auth_string and known.prefect_api_key:
         return "Both PREFECT_API_AUTH_STRING and PREFECT_API_KEY are set: the former is sent, the latter is not."
@@ -204,14 +205,14 @@ def _both_set() -> str:
 
 def _websocket(url: str) -> str:
     """A remark on the WebSocket that carries the states of task runs. Raises _No where it is closed to us."""
-    header = auth.header()
+    header = credentials.header()
     refused = _closed(url, header)
     if refused:
         raise _No(
             f"Requests are accepted, and the WebSocket at {url}/events/in is not ({refused}): flows would end Completed"
             " and none of their task runs be recorded. Let the gateway forward WebSockets, with the same credentials."
         )
-    if auth.scheme() != "bearer" or auth.own_header() is not None or url.startswith(auth.CLOUD):
+    if credentials.scheme() != "bearer" or credentials.own_header() is not None or url.startswith(credentials.CLOUD):
         return ""
     alone = _closed(url, {})
     if alone is None:
@@ -227,7 +228,7 @@ def _websocket(url: str) -> str:
 def _closed(url: str, header: dict[str, str]) -> str | None:
     """Why the WebSocket does not let us in with this header, or None where it does."""
     secret = settings.read().prefect_api_auth_string
-    verify = auth.trust()
+    verify = credentials.trust()
     if verify is False:
         verify = ssl._create_unverified_context()
     try:
@@ -236,9 +237,9 @@ def _closed(url: str, header: dict[str, str]) -> str | None:
             additional_headers=header,
             ssl=(ssl.create_default_context() if verify is True else verify) if url.startswith("https:") else None,
             open_timeout=PATIENCE,
-            subprotocols=None if url.startswith(auth.CLOUD) else ["prefect"],  # ty: ignore[invalid-argument-type]
+            subprotocols=None if url.startswith(credentials.CLOUD) else ["prefect"],  # ty: ignore[invalid-argument-type]
         ) as socket:
-            if not url.startswith(auth.CLOUD):
+            if not url.startswith(credentials.CLOUD):
                 socket.send(json.dumps({"type": "auth", "token": secret.get_secret_value() if secret else None}))
                 said = json.loads(socket.recv(timeout=PATIENCE))
                 if said.get("type") != "auth_success":

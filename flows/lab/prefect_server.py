@@ -21,7 +21,8 @@ import httpx
 import psycopg
 from pydantic import SecretStr
 
-from flows import processes, versions
+from flows import versions
+from flows.lab import processes
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
