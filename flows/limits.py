@@ -14,6 +14,7 @@ from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
 TAG = "database"
+DEFAULT = 3  # how many connections the lab's database accepts from its queries, and so the limit that the kit teaches
 Kind = Literal["tag", "global"]
 
 

@@ -9,7 +9,6 @@ import logging
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -22,9 +21,8 @@ import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows import cli, lab, limits, mart, report, versions, warehouse
-from flows.api import endpoints, rest
-from flows.lab.state import held
+from flows import cli, files, limits, mart, report, versions, warehouse
+from flows.api import endpoints, rest, server
 from flows.settings import CannotRun
 
 with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
@@ -120,7 +118,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     """
     _clear_abandoned()
     names = warehouse.choose(queries)
-    _set_limit(rest.api_url(), None, limit_by, get_run_logger().warning)  # a worker comes by no `main`
+    _set_limit(server.attach(), None, limit_by, get_run_logger().warning)  # a worker comes by no `main`
     with warehouse.prepared(scale):
         staging = mart.open_staging(str(flow_run.id), _server())
         submitted = time.time()
@@ -211,8 +209,8 @@ def _holds_alone(task_runs: set[str]) -> bool:
 
 def _server() -> str:
     """What tells the server in use from others: its address, which the lab's may change."""
-    url = rest.api_url()
-    return "the lab" if lab.is_own(url) else url
+    url = server.attach()
+    return "the lab" if server.is_lab(url) else url
 
 
 def _watch(names: Sequence[str], staging: Path, futures: Sequence[Future[Any]]) -> None:
@@ -259,11 +257,11 @@ def _set_limit(url: str, wanted: int | None, kind: limits.Kind, say: Callable[[s
     """
     limit = limits.read(kind=kind)
     script = f"python scripts/setup_concurrency_limit.py{' --global' if kind == 'global' else ''} sets it"
-    if lab.is_own(url) and (wanted is not None or limit is None):
-        limits.ensure(limits.TAG, wanted or lab.CONNECTIONS, kind)
+    if server.is_lab(url) and (wanted is not None or limit is None):
+        limits.ensure(limits.TAG, wanted or limits.DEFAULT, kind)
         limit = limits.read(kind=kind)
-        if wanted is not None and wanted > lab.CONNECTIONS:
-            taken = f"The lab's database takes {lab.CONNECTIONS} connections"
+        if wanted is not None and wanted > limits.DEFAULT:
+            taken = f"The lab's database takes {limits.DEFAULT} connections"
             say(f"{taken}: with a limit of {wanted} it refuses some queries, which try again.")
     elif limit is None:
         what = "The tag" if kind == "tag" else "The global limit"
@@ -306,9 +304,8 @@ def main() -> int:
     """Start what is needed, run the flow and show what happened. Returns 1 where it did not complete."""
     arguments = _arguments()
     warehouse.choose(arguments.queries)
-    with held() as folder, tempfile.TemporaryFile(dir=folder):
-        pass  # the results go there, also where the server and the warehouse are others than the lab's
-    url = lab.server()
+    files.folder()  # where the results go, even if neither the server nor the warehouse is the lab's
+    url = server.use()
     check_version(url)
     limit = _set_limit(url, arguments.limit, arguments.limit_by, lambda text: print(text, file=sys.stderr))
     warehouse.prepare(arguments.scale)

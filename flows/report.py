@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import mart, measures
-from flows.api import rest
+from flows.api import server
 
 
 def summary(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int | None) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def summary(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int 
         "wall_seconds": round(wall, 3),
         "ideal_seconds": round(measures.ideal([row["seconds"] for row in ran], limit), 3),
         "flow_run_id": str(state.state_details.flow_run_id),
-        "api_url": rest.api_url(),
+        "api_url": server.attach(),
         "mart": str(mart.path()),
     }
 

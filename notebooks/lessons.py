@@ -23,7 +23,7 @@ import vl_convert
 from IPython.core.getipython import get_ipython
 
 from flows import lab, limits, settings, versions, warehouse
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, server
 from flows.lab import keys, processes
 from flows.monitor import pages
 from flows.settings import CannotRun
@@ -67,15 +67,15 @@ def begin() -> None:
     _guard()
     print("Starting what this lesson needs. Where nothing runs yet, that takes about 15 seconds.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
-        lab.server()
+        server.use()
         for kept in _kept().parent.glob("*.json"):
             if not _goes_on(kept):
                 _put_back(kept, interrupted=True)
-        url = lab.server()
+        url = server.use()
         warehouse.prepare()
     alone = not _others()
     mark = processes.Mark(os.getpid(), psutil.Process().create_time())
-    auth = lab.status().auth if lab.is_own(url) else None
+    auth = lab.status().auth if server.is_lab(url) else None
     since = datetime.now(timezone.utc).isoformat()
     found = {tag: limit for tag, limit in _limits().items() if alone or not tag.startswith(FLOW)}
     _kept().write_text(json.dumps(dict(zip(KEPT, (mark, since, url, auth, found), strict=True))))
@@ -89,10 +89,10 @@ def guarded(auth: str, https: bool = False) -> str:
     """
     print("Restarting the lab's server: about 5 seconds.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
-        if not lab.is_own(lab.server()):
+        if not server.is_lab(server.use()):
             raise CannotRun("PREFECT_API_URL names a server that is not the lab's. Start Jupyter without it.")
         lab.up(auth, https)
-        return lab.server()
+        return server.use()
 
 
 def end(*flow_runs: object) -> None:
@@ -141,7 +141,7 @@ def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
     On a server that the user named nothing is moved, and the times are those of today.
     """
     now = datetime.now(timezone.utc)
-    if not lab.is_own(rest.api_url()):
+    if not server.is_lab(server.attach()):
         return now - timedelta(hours=12), now
     columns = ("expected_start_time", "start_time", "end_time")
     moved = ", ".join(f"{column} = {column} - interval '1 day'" for column in columns)
@@ -241,7 +241,7 @@ def _restore(before: dict[str, Any], interrupted: bool) -> None:
         now, https = lab.status(), before["api_url"].startswith("https:")
         if (before["auth"], https) != (now.auth, (now.api_url or "").startswith("https:")):
             lab.up(before["auth"], https)
-    if lab.server() == before["api_url"]:
+    if server.use() == before["api_url"]:
         alone = not _others()
         if alone:  # another lesson may have made them, or still read its runs
             for flow in rest.call("POST", "flows/filter", {"flows": {"name": {"any_": [FLOW]}}}):
@@ -293,7 +293,7 @@ def _put_limits_back(before: dict[str, int], interrupted: bool, alone: bool) -> 
             if interrupted:  # it may have left slots taken
                 limits.reset(tag)
     if limits.TAG in now and not interrupted:  # the third lesson sets it; the job, which may run now, needs one
-        limits.ensure(limits.TAG, before.get(limits.TAG, lab.CONNECTIONS))
+        limits.ensure(limits.TAG, before.get(limits.TAG, limits.DEFAULT))
 
 
 _timers: list[threading.Timer] = []

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli, lab, limits, measures, versions
-from flows.api import rest
+from flows import cli, limits, measures, versions
+from flows.api import rest, server
 
 with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, task
@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("--limit", type=cli.whole_number, default=3, help="how many at once (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    prefect_flow.check_version(lab.server())
+    prefect_flow.check_version(server.use())
     for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
         handler.setLevel(logging.CRITICAL)
     found = measure(arguments.tasks, arguments.seconds, arguments.limit)

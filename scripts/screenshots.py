@@ -14,7 +14,8 @@ from collections.abc import Generator
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from flows import cli, lab, limits, settings
+from flows import cli, limits, settings
+from flows.api import server
 from flows.lab import prefect_server
 from flows.settings import CannotRun
 
@@ -27,7 +28,7 @@ def main() -> int:
     chromium = os.environ.get("FLOWS_CHROMIUM") or shutil.which("chromium")
     if chromium is None:
         raise CannotRun("There is no Chromium here. Install Debian's package chromium, or name one in FLOWS_CHROMIUM.")
-    lab.server()
+    server.use()
     before = limits.read()
     with sync_playwright() as playwright, _served("main.py") as monitor, _served("rest_api_app.py") as explorer:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
@@ -48,7 +49,7 @@ def main() -> int:
             _shoot(light, "limits")
             flow.wait()
             newest = httpx.post(
-                f"{lab.server()}/flow_runs/filter", json={"limit": 1, "sort": "EXPECTED_START_TIME_DESC"}
+                f"{server.use()}/flow_runs/filter", json={"limit": 1, "sort": "EXPECTED_START_TIME_DESC"}
             ).json()[0]["id"]
             for page, name in ((light, "run"), (dark, "run-dark")):
                 page.set_viewport_size({"width": 1280, "height": 1140})  # down to the line against the limit
@@ -63,7 +64,7 @@ def main() -> int:
             _shoot(light, "explorer")
         finally:
             flow.wait()
-            limits.ensure(limits.TAG, before.limit if before else lab.CONNECTIONS)
+            limits.ensure(limits.TAG, before.limit if before else limits.DEFAULT)
             browser.close()
     return 0
 

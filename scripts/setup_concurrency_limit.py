@@ -5,7 +5,8 @@ python scripts/setup_concurrency_limit.py [--tag TAG] [--global] [--limit N] [--
 
 from dataclasses import asdict
 
-from flows import cli, lab, limits
+from flows import cli, limits
+from flows.api import server
 
 
 def main() -> int:
@@ -24,11 +25,11 @@ def main() -> int:
     parser.add_argument("--reset", action="store_true", help="free the slots that dead runs still hold")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    lab.server()
+    server.use()
     changed = False
     before = limits.read(arguments.tag, arguments.kind)
     if arguments.limit is not None or before is None or not arguments.reset:
-        changed = limits.ensure(arguments.tag, arguments.limit or lab.CONNECTIONS, arguments.kind)
+        changed = limits.ensure(arguments.tag, arguments.limit or limits.DEFAULT, arguments.kind)
     if arguments.reset:
         limits.reset(arguments.tag, arguments.kind)
         changed = changed or bool(before and (before.active_slots or before.holders))

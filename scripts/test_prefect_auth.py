@@ -6,8 +6,8 @@ Where they do not, it says why and what to do next.
 import sys
 from dataclasses import asdict
 
-from flows import cli, lab, settings
-from flows.api import credentials, diagnosis
+from flows import cli, settings
+from flows.api import credentials, diagnosis, server
 from flows.settings import CannotRun
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         origins = _origins()
-        found = diagnosis.check(lab.server())
+        found = diagnosis.check(server.use())
     except CannotRun as error:
         if arguments.json:
             cli.print_json(asdict(diagnosis.Check(None, detail=str(error))))

@@ -33,7 +33,7 @@ print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))
 DEPLOY = """
 import subprocess, sys
 from flows import lab
-lab.server()
+server.use()
 sys.exit(subprocess.call([sys.argv[1], "deploy", "flows/prefect_flow.py:main_etl"], stdin=subprocess.DEVNULL))
 """
 

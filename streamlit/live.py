@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 from shell import plain, told, zone
 
-from flows import lab, settings
-from flows.api import credentials, endpoints, rest
+from flows import settings
+from flows.api import credentials, endpoints, rest, server
 from flows.monitor import actions, pages
 from flows.settings import CannotRun, Refused
 
@@ -30,13 +30,13 @@ _visibility = st.components.v2.component(
 )
 
 
-def server() -> None:
+def sidebar() -> None:
     """In the sidebar: which server this is, whether it may be changed, and in which zone times are."""
     st.html("<style>.stMainBlockContainer { padding-top: 4rem; padding-bottom: 2rem }</style>")
     with st.sidebar:
         st.markdown("**Server**")
         with told():
-            st.caption(plain(rest.api_url()))
+            st.caption(plain(server.attach()))
             if not actions.allowed():
                 st.caption(":material/lock: Read-only: nothing can be changed from here.")
         st.caption(f"Times in {plain(zone())}")
@@ -226,5 +226,5 @@ def _offer_lab() -> None:
         return
     if may and st.button("Start the lab", icon=":material/play_arrow:"):
         with told(), st.spinner("Starting PostgreSQL and a Prefect server: about 10 seconds."):
-            lab.server()
+            server.use()
             st.rerun()

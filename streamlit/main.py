@@ -20,6 +20,6 @@ page = st.navigation(
     ],
     position="top",
 )
-live.server()
+live.sidebar()
 live.pace()
 page.run()

@@ -14,7 +14,7 @@ import pandas as pd
 import shell
 import streamlit as st
 
-from flows.api import credentials, openapi, rest
+from flows.api import credentials, openapi, server
 from flows.api.openapi import Endpoint
 from flows.monitor import actions
 from flows.settings import CannotRun
@@ -131,7 +131,7 @@ def _answer(answer: dict[str, Any]) -> None:
 
 
 def _page() -> None:
-    url = rest.api_url()
+    url = server.attach()
     endpoint = _choose(_endpoints(url))
     if endpoint is None:
         return
@@ -165,7 +165,7 @@ def _may(endpoint: Endpoint) -> bool:
 
 st.set_page_config("REST explorer", page_icon=":material/api:", layout="wide")
 st.markdown("#### REST explorer")
-live.server()
+live.sidebar()
 if live.answers():
     with shell.told():
         _page()

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits, settings
+from flows.api import server
 
 VARIABLES = (
     "PREFECT_API_URL",
@@ -175,7 +176,7 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """The API address of a lab that tests share; each finds the limit 3 and all slots free."""
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
-    url = lab.server()
+    url = server.use()
     limits.ensure(limits.TAG, 3)
     assert slots() == 0, "an earlier test left a slot taken"
     yield url

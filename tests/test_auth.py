@@ -36,7 +36,7 @@ from conftest import (
 )
 
 from flows import lab, settings
-from flows.api import credentials, diagnosis, rest
+from flows.api import credentials, diagnosis, rest, server
 from flows.lab import gateway, keys, prefect_server, processes
 
 CHECK = "scripts/test_prefect_auth.py"
@@ -457,7 +457,7 @@ def test_a_worker_with_what_the_lab_says_to_export(guarded) -> None:
     said.extend([done.stdout, done.stderr])
     assert done.returncode == 0, done.stderr[-2000:]
     newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": ["main_etl"]}}}
-    lab.server()
+    server.use()
     (flow_run,) = rest.call("POST", "flow_runs/filter", newest)
     assert flow_run["state_name"] == "Completed" and flow_run["deployment_id"]
     eventually(lambda: task_runs(flow_run["id"]) == 3)
@@ -478,7 +478,7 @@ def test_https_with_a_certificate_of_its_own(guarded, folder: Path, monkeypatch:
     url = guarded("gateway", https=True)
     assert url.startswith("https://")
     report = answer(kit(FLOW, "--queries", "busiest_clerks,lines_per_order", "--json"))
-    lab.server()
+    server.use()
     eventually(lambda: task_runs(report["flow_run_id"]) == 4)
     forget_servers(monkeypatch)
     named = {"PREFECT_API_URL": url, **credentials("gateway", "right")}

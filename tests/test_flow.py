@@ -18,6 +18,7 @@ import pytest
 from conftest import FLOW, answer, eventually, refused, run, slots, start
 
 from flows import lab, limits, mart, measures, prefect_flow, settings, warehouse
+from flows.api import server
 
 KEYS = "state queries completed failed limit peak_concurrency wall_seconds ideal_seconds flow_run_id api_url mart"
 FEW = "busiest_clerks,lines_per_order,open_orders_by_priority"
@@ -267,7 +268,7 @@ def test_a_setting_that_prefect_alone_reads_and_cannot_is_said(new_lab: Path, mo
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "nonsense")
     with pytest.raises(settings.CannotRun, match=re.escape(said)):
-        lab.server()  # in a process that has imported Prefect already
+        server.use()  # in a process that has imported Prefect already
 
 
 def test_a_folder_that_cannot_be_written_is_said_where_all_else_is_named(shared_lab: str, tmp_path: Path) -> None:

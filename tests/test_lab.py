@@ -19,6 +19,7 @@ import pytest
 from conftest import LAB, answer, eventually, kill, processes_below, refused, run, start
 
 from flows import lab, settings, warehouse
+from flows.api import server
 from flows.lab import postgres, prefect_server, state
 
 
@@ -156,7 +157,7 @@ from prefect import flow
 import prefect.settings
 prefect.settings.PREFECT_API_URL.value()
 from flows import lab
-url = lab.server()
+url = server.use()
 @flow
 def hello(): return 1
 state = hello(return_state=True)
@@ -169,7 +170,7 @@ print(httpx.get(f"{url}/flow_runs/{state.state_details.flow_run_id}").json()["st
 
 def test_a_named_server_is_used_and_nothing_is_started(new_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api/")
-    assert lab.server() == "http://127.0.0.1:9/api"
+    assert server.use() == "http://127.0.0.1:9/api"
     assert not lab.status().pids
 
 

@@ -27,7 +27,7 @@ from streamlit.testing.v1 import AppTest
 
 import lessons
 from flows import lab, limits, settings
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, server
 from flows.lab import prefect_server
 from flows.monitor import charts
 
@@ -292,7 +292,7 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         execute(interrupted, lab_folder)
     for number, left in enumerate(['{"mark": [1, 1.0]}', '{"mark": [1,', "[]"]):  # of an older kit, or cut off
         (lab_folder / "lessons" / f"0{number}.json").write_text(left)
-    lab.server()
+    server.use()
     limits.ensure("of-somebody", 7)
     notebook = read(name)
     expected: list[tuple[NotebookNode, str]] = []
@@ -313,7 +313,7 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         lines = text(cell).splitlines()
         assert len(lines) == 1 and re.search(pattern, lines[0]), (cell.source, lines, pattern)
     assert not list((lab_folder / "lessons").iterdir()) and lab.status().auth == "none"
-    lab.server()
+    server.use()
     kept = limits.read("of-somebody")
     assert kept and kept.limit == 7, "the next lesson has removed what was made since the interruption"
 
@@ -330,7 +330,7 @@ def test_a_lesson_can_be_taken_again_in_the_same_kernel(
     name: str, parameters: dict[str, Any], lab_folder: Path
 ) -> None:
     """In another kernel on the same lab it is taken by the other tests here."""
-    lab.server()
+    server.use()
     before = runs("main_etl")
     notebook = nbformat.v4.new_notebook()
     for time in range(2):
@@ -343,7 +343,7 @@ def test_a_lesson_can_be_taken_again_in_the_same_kernel(
     execute(notebook, lab_folder)
     assert [text(cell) for cell in code(notebook)].count("The lab is as you found it.\n") == 2
     assert not list((lab_folder / "lessons").iterdir())
-    lab.server()
+    server.use()
     kept = {limit["tag"] for limit in rest.send(endpoints.limits())}
     assert not [tag for tag in kept if tag.startswith(lessons.FLOW)]
     assert runs("main_etl") == before and runs(*lessons.RUN) == 0
@@ -361,7 +361,7 @@ os.kill(os.getpid(), signal.SIGKILL)"""
     interrupted.cells.append(nbformat.v4.new_code_cell(begin + killed))
     with pytest.raises(Exception, match="Kernel died"):
         execute(interrupted, lab_folder)
-    lab.server()
+    server.use()
     left = limits.read("lesson-play")
     assert left and left.active_slots == 3, "the lesson after this one has nothing to put right"
     execute(read("playground"), lab_folder)
@@ -370,7 +370,7 @@ os.kill(os.getpid(), signal.SIGKILL)"""
 
 @pytest.mark.long
 def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_sentence(lab_folder: Path) -> None:
-    lab.server()
+    server.use()
     flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
     running = {"flow_id": flow, "name": "endless", "state": {"type": "RUNNING", "name": "Running"}}
     endless = rest.call("POST", "flow_runs/", running)
@@ -527,7 +527,7 @@ def test_the_last_lesson_ends_with_what_the_monitor_shows(
     lab_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same frames and the same charts, of the same runs on the same server."""
-    lab.server()
+    server.use()
     limits.ensure(limits.TAG, 3)
     notebook = read("04_rest_queries")
     kept = tmp_path / "lesson.pickle"

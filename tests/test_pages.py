@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits
-from flows.api import endpoints_3, errors, rest
+from flows.api import endpoints_3, errors, rest, server
 from flows.monitor import charts, frames, pages
 
 
@@ -111,7 +111,7 @@ def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) 
 @pytest.mark.figures
 def test_ten_times_the_runs_take_no_longer(new_lab: Path) -> None:
     """The median of 15 loads, in milliseconds, with ten task runs for each flow run, 1,000 flow runs a day."""
-    lab.server()
+    server.use()
     database = lab.status().database
     assert database is not None
     medians, have = {}, 0

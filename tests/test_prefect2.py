@@ -19,7 +19,7 @@ import pytest
 from conftest import FLOW, LAB, LIMIT, answer, eventually, forget_servers, run, start
 
 from flows import lab, limits, mart, settings, warehouse
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, server
 
 pytestmark = pytest.mark.versions
 PYTHON = settings.PROJECT / ".venv-prefect2/bin/python"
@@ -55,7 +55,7 @@ def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
     warehouse.prepare()
-    return rest.api_url()
+    return server.attach()
 
 
 def test_whose_certificates_are_trusted_goes_with_the_server() -> None:

@@ -102,7 +102,7 @@ def test_the_client_is_the_one_that_was_meant() -> None:
 
 def test_the_server_says_its_version_and_takes_the_key(server: str) -> None:
     assert rest.send(endpoints.version()).startswith(f"{server}.")
-    found = diagnosis.check(rest.api_url())
+    found = diagnosis.check(server.attach())
     assert (found.reachable, found.accepted, found.scheme) == (True, True, "bearer"), found
     assert versions.line(found.server_version) is {"2": versions.PREFECT_2, "3": versions.PREFECT_3}[server]
 
@@ -113,7 +113,7 @@ def test_who_has_no_key_is_refused(server: str, key: str, monkeypatch: pytest.Mo
     for request in (endpoints.version(), endpoints.flow_runs(), endpoints.counters()):
         with pytest.raises(Refused, match="refuses the credentials"):
             rest.send(request)
-    found = diagnosis.check(rest.api_url())
+    found = diagnosis.check(server.attach())
     assert (found.reachable, found.accepted) == (True, False), found
 
 

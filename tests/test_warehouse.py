@@ -14,11 +14,19 @@ import psycopg
 import pytest
 from conftest import FLOW, answer, eventually, refused, run
 
-from flows import lab, settings, warehouse
-from flows.lab import postgres, processes
+from flows import lab, limits, settings, warehouse
+from flows.lab import postgres, processes, tpch
 
 ROWS_AT_TENTH = {"region": 5, "nation": 25, "supplier": 1_000, "customer": 15_000, "part": 20_000}
 ROWS_AT_TENTH |= {"partsupp": 80_000, "orders": 150_000, "lineitem": 600_572}
+
+
+def loaded_scale(address: str) -> float | None:
+    """The scale at which the tables at `address` were loaded, or None if no load has been finished."""
+    with psycopg.connect(address) as connection:
+        if connection.execute("select to_regclass('warehouse_scale')").fetchone() == (None,):
+            return None
+        return connection.execute("select scale from warehouse_scale").fetchone()[0]
 
 
 @pytest.fixture
@@ -42,7 +50,7 @@ def test_a_load_that_is_there_is_not_repeated(loaded: psycopg.Connection) -> Non
 
 
 def test_the_database_itself_refuses_the_fourth_connection(loaded: psycopg.Connection) -> None:
-    held = [psycopg.connect(warehouse.url()) for _ in range(lab.CONNECTIONS)]
+    held = [psycopg.connect(warehouse.url()) for _ in range(limits.DEFAULT)]
     try:
         with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
             psycopg.connect(warehouse.url())
@@ -71,9 +79,9 @@ def test_the_role_may_only_read(loaded: psycopg.Connection, statement: str) -> N
 def other_engine(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnection:
     """The same TPC-H data in DuckDB."""
     connection = duckdb.connect()
-    with warehouse._generated(tmp_path_factory.mktemp("tpch") / "csv", warehouse.SCALE) as files:
+    with tpch._generated(tmp_path_factory.mktemp("tpch") / "csv", warehouse.SCALE) as files:
         for table, file in files.items():
-            columns = warehouse.TABLES[table].split(", primary key (")[0]
+            columns = tpch.COLUMNS[table].split(", primary key (")[0]
             connection.execute(f"create table {table} ({columns})")
             connection.execute(f"insert into {table} from read_csv('{file}', header = true)")
     return connection
@@ -124,11 +132,11 @@ def test_a_load_that_is_killed_leaves_nothing_and_is_redone(new_lab: Path) -> No
         loading.wait()
         eventually(lambda: not watcher.execute(copying).fetchone()[0])
         assert watcher.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
-        assert warehouse.loaded_scale(owner) is None
+        assert loaded_scale(owner) is None
         # What every role may do before PostgreSQL 15.
         watcher.execute("grant create on schema public to public")
         warehouse.prepare(0.01)
-        assert warehouse.loaded_scale(owner) == 0.01
+        assert loaded_scale(owner) == 0.01
         assert watcher.execute("select count(*) from orders").fetchone() == (15_000,)
         with psycopg.connect(warehouse.url()) as reader, pytest.raises(psycopg.errors.InsufficientPrivilege):
             reader.execute("create table mine ()")
@@ -152,7 +160,7 @@ def test_two_loaders_at_the_same_moment_load_once(new_lab: Path) -> None:
     loaders = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [loader.communicate()[1] for loader in loaders]
     assert [loader.returncode for loader in loaders] == [0, 0], errors
-    assert warehouse.loaded_scale(lab.database("warehouse")) == 0.02
+    assert loaded_scale(lab.database("warehouse")) == 0.02
 
 
 @pytest.fixture
@@ -178,7 +186,7 @@ def own_database(tmp_path: Path) -> Iterator[str]:
 def test_the_queries_run_against_a_warehouse_of_the_user_s(shared_lab: str, own_database: str) -> None:
     owner = own_database.replace("reader:correct-horse", "postgres")
     assert "lacks the table" in refused(run(FLOW, WAREHOUSE_URL=own_database))
-    warehouse.load(owner, 0.01)
+    tpch.load(owner, 0.01)
     with psycopg.connect(owner) as connection:
         connection.execute("grant select on all tables in schema public to reader")
     done = run(FLOW, "--queries", "busiest_clerks,lines_per_order", "--json", WAREHOUSE_URL=own_database)
@@ -209,17 +217,17 @@ def test_a_load_whose_connection_is_lost_is_said_and_the_tables_stay(loaded: psy
     end = "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and pid in"
     end += " (select pid from pg_locks where locktype = 'advisory' and not granted)"
     with ThreadPoolExecutor() as pool:
-        loading = pool.submit(warehouse.load, lab.database("warehouse"), 0.02)
+        loading = pool.submit(tpch.load, lab.database("warehouse"), 0.02)
         eventually(lambda: loaded.execute(end).fetchall() or loading.done())
         with pytest.raises(settings.CannotRun, match="Nothing was changed; run it again"):
             loading.result()
-    assert warehouse.loaded_scale(lab.database("warehouse")) == warehouse.SCALE
+    assert loaded_scale(lab.database("warehouse")) == warehouse.SCALE
 
 
 def test_a_scale_beyond_the_disk_is_refused_and_the_tables_stay(loaded: psycopg.Connection) -> None:
     said = refused(run(FLOW, "--scale", "100"))
     assert "Choose a smaller --scale" in said
-    assert warehouse.loaded_scale(lab.database("warehouse")) == warehouse.SCALE
+    assert loaded_scale(lab.database("warehouse")) == warehouse.SCALE
 
 
 @pytest.mark.long
@@ -243,7 +251,7 @@ def test_a_disk_that_fills_up_during_the_load_is_said_and_nothing_is_lost(
             error = loading.communicate()[1]
         assert loading.returncode == 2 and "Traceback" not in error and "smaller --scale" in error, error
         (disk / "ballast").unlink()
-        assert warehouse.loaded_scale(lab.database("warehouse")) == 0.01
+        assert loaded_scale(lab.database("warehouse")) == 0.01
         lab.reset()
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)

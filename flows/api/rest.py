@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from flows import lab, settings
-from flows.api import body_keys, credentials, errors
+from flows import settings
+from flows.api import body_keys, credentials, errors, server
 
 PAGE = 200  # the most rows that the server gives at once
 PATIENCE = 30  # seconds that a request is repeated for, where the server asks for that
@@ -32,11 +32,6 @@ class Request(NamedTuple):
     path: str
     body: Mapping[str, Any] | None = None
     missing_ok: bool = False
-
-
-def api_url() -> str:
-    """The server that is asked: PREFECT_API_URL, else the running lab's. Raises CannotRun where there is neither."""
-    return lab.attach()
 
 
 def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
@@ -106,7 +101,7 @@ def _pages(request: Request, start: int, at_most: int | None) -> Iterator[list[d
 
 def _credentials() -> tuple[str, dict[str, str]]:
     """The API's address and the header with the credentials, as the environment has them now."""
-    return api_url(), credentials.header()
+    return server.attach(), credentials.header()
 
 
 def _trusted() -> str:

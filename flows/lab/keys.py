@@ -1,16 +1,13 @@
 """The lab's own secrets: random, made on first use, kept in files that only their owner may read."""
 
-import contextlib
-import fcntl
-import os
 import re
 import secrets
-from collections.abc import Generator
 from pathlib import Path
 
+from filelock import BaseFileLock
 from pydantic import SecretStr
 
-from flows import settings
+from flows import files, settings
 from flows.settings import CannotRun
 
 FIRST = "first"
@@ -20,9 +17,9 @@ _ENTRY = re.compile(r"# ([A-Za-z0-9-]+)\nBearer ([\w.~+/=-]+)\n", re.ASCII)
 def auth_string() -> SecretStr:
     """The `user:password` that the lab's server asks for with `--auth basic`."""
     file = auth_string_file()
-    with _held():
+    with _locked():
         if not file.exists():
-            _write(file, f"admin:{secrets.token_urlsafe(24)}\n")
+            files.replace(file, f"admin:{secrets.token_urlsafe(24)}\n", 0o600)
         return SecretStr(file.read_text().strip())
 
 
@@ -31,7 +28,7 @@ def bearer() -> dict[str, SecretStr]:
 
     Raises CannotRun for a file (`bearer_file`) that was changed by hand to what cannot be meant.
     """
-    with _held():
+    with _locked():
         return _bearer()
 
 
@@ -50,14 +47,14 @@ def issue(name: str) -> SecretStr:
     if not re.fullmatch(r"[A-Za-z0-9-]+", name):
         raise CannotRun(f"{name!r} cannot name a key's holder. Use letters, digits and - only.")
     key = _new()
-    with _held():
+    with _locked():
         _keep(_bearer() | {name: key})
     return key
 
 
 def revoke(name: str) -> None:
     """Forget the key of `name`. The gateway refuses it from now on. Raises CannotRun where there is no such holder."""
-    with _held():
+    with _locked():
         known = _bearer()
         if name not in known:
             raise CannotRun(f"Nobody called {name!r} has a key. Those who have: {', '.join(known) or 'nobody'}.")
@@ -74,15 +71,9 @@ def auth_string_file() -> Path:
     return _file("auth_string")
 
 
-@contextlib.contextmanager
-def _held() -> Generator[None]:
-    """Hold the folder of secrets: a key revoked between another's reading and writing would come back."""
-    handle = os.open(bearer_file().parent, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _locked() -> BaseFileLock:
+    """Return the lock on the secrets: a key revoked between another's reading and writing would come back."""
+    return files.lock(_file("lock"))
 
 
 def _new() -> SecretStr:
@@ -90,18 +81,12 @@ def _new() -> SecretStr:
 
 
 def _keep(known: dict[str, SecretStr]) -> None:
-    _write(bearer_file(), "".join(f"# {name}\nBearer {key.get_secret_value()}\n" for name, key in known.items()))
+    files.replace(
+        bearer_file(), "".join(f"# {name}\nBearer {key.get_secret_value()}\n" for name, key in known.items()), 0o600
+    )
 
 
 def _file(name: str) -> Path:
     folder = settings.read().flows_lab_dir / "secrets"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / name
-
-
-def _write(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(text)
-    new.replace(file)

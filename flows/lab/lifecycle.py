@@ -14,13 +14,10 @@ import httpx
 import psycopg
 from psycopg import sql
 
-from flows import settings, versions
-from flows.api import credentials
+from flows import limits, settings, versions
+from flows.api import server
 from flows.lab import gateway, keys, postgres, prefect_server, processes, state
 from flows.settings import CannotRun
-
-CONNECTIONS = 3  # what the role `etl` may open at once, and so the limit that the kit teaches
-_OWN = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL where the kit, not the user, chose the server
 
 
 @dataclass(frozen=True)
@@ -35,41 +32,11 @@ class Lab:
     pids: dict[str, int] = field(default_factory=dict)
 
 
-def server() -> str:
-    """The API address of the server to use: the one that the user named, else the lab's, started where it is down.
-
-    From then on this process and its children use it, with the credentials that go with it, also if Prefect was
-    imported before. Raises CannotRun where the lab cannot be started.
-    """
-    return _named() or _use_own(up())
-
-
-def attach() -> str:
-    """As `server`, but starts nothing: raises CannotRun where no server is named and the lab is down."""
-    named = _named()
-    if named:
-        return named
-    running = status()
-    if running.api_url is None:
-        raise CannotRun("No Prefect server is named and the lab is down. Set PREFECT_API_URL, or scripts/lab.py up.")
-    return _use_own(running)
-
-
-def is_own(url: str) -> bool:
-    """Whether `url` is the address of the running lab's server."""
-    return url.replace("//localhost:", "//127.0.0.1:") == status().api_url
-
-
 def database(name: str, role: str = "postgres") -> str:
     """The address of the lab's database `name`, the lab's PostgreSQL being started where it is down."""
-    with state.held() as folder:
+    with state.locked() as folder:
         _start_postgres(folder)
-    return address(name, role)
-
-
-def address(name: str, role: str = "postgres") -> str:
-    """As `database`, but starts nothing: nobody answers there while the lab is down."""
-    return postgres.url(settings.read().flows_lab_dir / "postgres", name, role)
+        return postgres.url(folder / "postgres", name, role)
 
 
 def up(auth: str | None = None, https: bool = False) -> Lab:
@@ -79,8 +46,8 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
     with `https` over TLS. None leaves that as it was, "none" on a new lab. Raises CannotRun where the Prefect of this
     environment is another one than the lab's, where there is none to start, or where its server knows no "basic".
     """
-    with state.held() as folder:
-        before = state.read(folder)
+    with state.locked() as folder:
+        before = server.read_lab()
         if auth is None:
             auth, https = before.get("auth", "none"), before.get("https", False)
         here = versions.here()
@@ -89,22 +56,23 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         _start_postgres(folder)
         _check_version(folder)
         if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
-            with prefect_server.alone():
+            with prefect_server.port_lock():
                 _start_server(folder, auth, https)
         return _describe(folder)
 
 
 def down() -> None:
     """Stop the lab's processes. Its data stay, and how its callers are checked."""
-    with state.held() as folder:
+    with state.locked() as folder:
         _stop(folder)
 
 
 def reset() -> None:
     """Stop the lab and throw its state away: databases, mart, logs."""
-    with state.held() as folder:
+    with state.locked() as folder:
         _stop(folder)
-        for entry in folder.iterdir():
+        # The lock last: once it is gone, another process may take a new one.
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "lab.lock"):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
@@ -119,19 +87,20 @@ def status() -> Lab:
 def _start_postgres(folder: Path) -> None:
     """Start the lab's PostgreSQL, with its databases and roles, unless it runs."""
     data = folder / "postgres"
-    if processes.find(state.marks(folder).get("postgres")):
+    if processes.find(state.marks().get("postgres")):
         return
     if shutil.disk_usage(folder).free < 150e6:
         raise CannotRun(f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR elsewhere.")
     mark = postgres.start(data, folder / "logs" / "postgres.log")
     with psycopg.connect(postgres.url(data, "postgres"), autocommit=True) as connection:
-        for role, connections in (("prefect", -1), ("etl", CONNECTIONS)):
+        for role, connections in (("prefect", -1), ("etl", limits.DEFAULT)):
             if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
             connection.execute(sql.SQL("alter role {} connection limit {}").format(sql.Identifier(role), connections))
     _create_database(data, "warehouse", "postgres")
-    before = state.read(folder)
-    state.write(folder, before | {"marks": before.get("marks", {}) | {"postgres": mark}})
+    before = server.read_lab()
+    warehouse = postgres.url(data, "warehouse", "etl")
+    state.write(folder, before | {"warehouse_url": warehouse, "marks": before.get("marks", {}) | {"postgres": mark}})
 
 
 def _create_database(data: Path, name: str, owner: str) -> None:
@@ -146,7 +115,7 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
     version = versions.here()
     if version is None:
         raise CannotRun("There is no Prefect here to start. Name a server with PREFECT_API_URL, or run uv sync.")
-    before = state.read(folder)
+    before = server.read_lab()
     _stop_server(folder)
     url = f"{'https' if https else 'http'}://127.0.0.1:{prefect_server.port(before.get('api_url'))}/api"
     database = prefect_server.database(version)
@@ -167,11 +136,14 @@ def _start_server(folder: Path, auth: str, https: bool) -> None:
         _stop_server(folder)
         raise
     facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version}
-    state.write(folder, facts | {"marks": marks})
+    facts |= {"key_file": str(keys.bearer_file())} if auth == "gateway" else {}
+    facts |= {"auth_string_file": str(keys.auth_string_file())} if auth == "basic" else {}
+    facts |= {"certificate": str(gateway.certificate(folder / "gateway"))} if https else {}
+    state.write(folder, facts | {"warehouse_url": before["warehouse_url"], "marks": marks})
 
 
 def _stop(folder: Path) -> None:
-    before = state.read(folder)
+    before = server.read_lab()
     _stop_server(folder)
     postgres.stop(folder / "postgres")
     state.write(folder, {key: before[key] for key in ("auth", "https") if key in before})
@@ -200,28 +172,6 @@ def _server_answers(folder: Path) -> bool:
     return False
 
 
-def _named() -> str | None:
-    """The API address of the server that the user named, which this process then uses; None where there is none."""
-    known = settings.read()
-    url = known.prefect_api_url
-    if url is None or url == os.environ.get(_OWN):
-        return None
-    credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
-    return url
-
-
-def _use_own(running: Lab) -> str:
-    """The lab's API address, which this process then uses, with the lab's own credentials."""
-    assert running.api_url is not None
-    folder = settings.read().flows_lab_dir
-    key = next(iter(keys.bearer().values()), None) if running.auth == "gateway" else None
-    basic = keys.auth_string() if running.auth == "basic" else None
-    certificate = gateway.certificate(folder / "gateway") if running.api_url.startswith("https:") else None
-    os.environ[_OWN] = running.api_url
-    credentials.use(running.api_url, key, basic, certificate)
-    return running.api_url
-
-
 def _socket(folder: Path) -> Path:
     """Where the server listens behind a gateway. A socket's path may have 107 characters at the most."""
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
@@ -229,7 +179,7 @@ def _socket(folder: Path) -> Path:
 
 
 def _describe(folder: Path) -> Lab:
-    written, marks = state.read(folder), state.marks(folder)
+    written, marks = server.read_lab(), state.marks()
     pids = {name: mark.pid for name, mark in marks.items() if processes.find(mark)}
     lab = Lab(pids=pids)
     if "postgres" in pids and "prefect_version" in written:

@@ -4,7 +4,6 @@ It listens on loopback alone. What each setting is worth is measured in docs/con
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -14,14 +13,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator
 from pathlib import Path
 
 import httpx
 import psycopg
+from filelock import BaseFileLock
 from pydantic import SecretStr
 
-from flows import versions
+from flows import files, versions
 from flows.lab import processes
 from flows.settings import CannotRun
 
@@ -91,15 +90,9 @@ def port(before: str | None) -> int:
     return found
 
 
-@contextlib.contextmanager
-def alone() -> Generator[None]:
-    """Hold what a lab on this machine holds while its server starts: two would find the same port free."""
-    handle = os.open(tempfile.gettempdir(), os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def port_lock() -> BaseFileLock:
+    """Return the lock that a user's labs hold while a server starts: two would find the same port free."""
+    return files.lock(Path(tempfile.gettempdir()) / f"flows-{os.getuid()}.lock")
 
 
 def make_private(folder: Path) -> None:

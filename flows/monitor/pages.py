@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from flows import versions
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, server
 from flows.api.rest import Request
 from flows.monitor import frames, reasons
 from flows.settings import CannotRun
@@ -307,7 +307,7 @@ def _first(runs: Sequence[Mapping[str, Any]], flows: Sequence[Mapping[str, Any]]
 
 
 def _gone(flow_run_id: str) -> Gone:
-    return Gone(f"{rest.api_url()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
+    return Gone(f"{server.attach()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
 
 
 def _now() -> pd.Timestamp:

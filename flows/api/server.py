@@ -1,0 +1,86 @@
+"""Which Prefect server is meant: the one that the user named, or the local lab's."""
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from flows import settings
+from flows.api import credentials
+from flows.settings import CannotRun
+
+OF_LAB = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL if the kit, not the user, chose the lab's server
+
+
+def use() -> str:
+    """Return the API address of the server in use; start the lab if no server is named and the lab is down.
+
+    From then on this process and its children use that server with the credentials that go with it, even if Prefect
+    was imported before. Raises CannotRun if the lab cannot be started.
+    """
+    named = _named()
+    if named is not None:
+        return named
+    from flows import lab  # here, because its packages are not installed where every server is named
+
+    lab.up()
+    return _use_lab()
+
+
+def attach() -> str:
+    """Return the API address of the server in use, as `use` does, but start nothing.
+
+    Raises CannotRun if no server is named and the lab is down.
+    """
+    return _named() or _use_lab()
+
+
+def is_lab(url: str) -> bool:
+    """Return whether `url` is the address of the lab's server."""
+    return url.replace("//localhost:", "//127.0.0.1:") == read_lab().get("api_url")
+
+
+def read_lab() -> dict[str, Any]:
+    """Return what the lab last wrote about itself, or {}; `flows.lab.state` describes the keys.
+
+    After a crash it is out of date: it says how to reach the lab, not that the lab answers.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((settings.read().flows_lab_dir / "lab.json").read_text())
+    return {}
+
+
+def _named() -> str | None:
+    """Use the server that the user named, if any, and return its API address."""
+    known = settings.read()
+    url = known.prefect_api_url
+    if url is None or url == os.environ.get(OF_LAB):
+        return None
+    credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
+    return url
+
+
+def _use_lab() -> str:
+    """Use the lab's server, with the lab's own credentials, and return its API address."""
+    lab = read_lab()
+    url = lab.get("api_url")
+    if url is None:
+        raise CannotRun(
+            "No Prefect server is named and the lab is down. Set PREFECT_API_URL, or run python scripts/lab.py up."
+        )
+    os.environ[OF_LAB] = url
+    key, auth_string = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file"))
+    credentials.use(url, key, auth_string, lab.get("certificate"))
+    return url
+
+
+def _secret(file: str | None, prefix: str = "") -> SecretStr | None:
+    """Return the rest of the first line in `file` that begins with `prefix`, or None if there is none."""
+    if file is None:
+        return None
+    found = re.search(rf"^{prefix}(.+)$", Path(file).read_text(), re.MULTILINE)
+    return SecretStr(found[1]) if found else None

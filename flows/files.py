@@ -1,0 +1,39 @@
+"""The lab's folder, and its files that several processes share: locked while they change, replaced as a whole."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock
+
+from flows import settings
+from flows.settings import CannotRun
+
+
+def folder() -> Path:
+    """Return the lab's folder, made if it does not exist. Raises CannotRun if nothing can be written there."""
+    lab = settings.read().flows_lab_dir
+    try:
+        lab.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=lab):
+            return lab
+    except OSError as error:
+        raise CannotRun(
+            f"The lab's folder {lab} cannot be used: {error.strerror or error}."
+            " Set FLOWS_LAB_DIR to a folder that you can write to, on a disk with some free space."
+        ) from error
+
+
+def lock(file: Path) -> BaseFileLock:
+    """Return the lock on `file`, to be held in a `with` block; the system frees it when its process ends."""
+    # Not per thread: whoever takes it in one thread may give it back in another.
+    return FileLock(file, thread_local=False)
+
+
+def replace(file: Path, text: str, mode: int = 0o644) -> None:
+    """Write `text` to `file` so that a reader sees the old text or the new one, and nothing in between."""
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
+        opened.write(text)
+    new.replace(file)
