@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import actions
 import live
 import pandas as pd
 import run_changes
@@ -10,7 +11,7 @@ import shell
 import streamlit as st
 
 from flows.api import rest
-from flows.monitor import actions, charts, frames, pages, reasons
+from flows.monitor import charts, frames, pages, reasons
 
 SINCE = {
     "5 minutes": timedelta(minutes=5),

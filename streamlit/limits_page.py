@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import actions
 import live
 import shell
 import streamlit as st
 
 from flows import versions
-from flows.monitor import actions, charts, pages
+from flows.monitor import charts, pages
 
 MOST = 20  # holders of a limit that are listed
 

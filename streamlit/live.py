@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
+import actions
 import pandas as pd
 import streamlit as st
 from shell import plain, told, zone
 
 from flows import settings
 from flows.api import credentials, endpoints, rest, server
-from flows.monitor import actions, pages
+from flows.monitor import pages
 from flows.settings import CannotRun, Refused
 
 CHOSEN = "chosen_runs"  # how the keys of tables begin whose rows are chosen for something

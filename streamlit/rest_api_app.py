@@ -8,15 +8,16 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+import actions
 import httpx
 import live
+import openapi
 import pandas as pd
 import shell
 import streamlit as st
+from openapi import Endpoint
 
-from flows.api import credentials, openapi, server
-from flows.api.openapi import Endpoint
-from flows.monitor import actions
+from flows.api import credentials, rest, server
 from flows.settings import CannotRun
 
 
@@ -148,7 +149,7 @@ def _page() -> None:
                 curl.code(openapi.curl(endpoint.method, full, body), language="bash")
                 python.code(openapi.code(endpoint.method, full, body), language="python")
             sure = True
-            if not openapi.only_reads(endpoint.method, endpoint.path):
+            if not rest.only_reads(endpoint.method, endpoint.path):
                 if not actions.allowed():
                     st.caption("Read-only: this one would change something, and is not sent.")
                 sure = st.checkbox(f"Yes, {endpoint.method} this: it changes what is on the server", key=f"sure {full}")
@@ -160,7 +161,7 @@ def _page() -> None:
 
 
 def _may(endpoint: Endpoint) -> bool:
-    return actions.allowed() or openapi.only_reads(endpoint.method, endpoint.path)
+    return actions.allowed() or rest.only_reads(endpoint.method, endpoint.path)
 
 
 st.set_page_config("REST explorer", page_icon=":material/api:", layout="wide")

@@ -2,11 +2,10 @@
 
 from typing import Any
 
+import actions
 import live
 import pandas as pd
 import streamlit as st
-
-from flows.monitor import actions
 
 
 def buttons(runs: pd.DataFrame, *places: Any) -> None:

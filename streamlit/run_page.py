@@ -1,5 +1,6 @@
 """One flow run: its timeline against the limit, its task runs, its logs."""
 
+import actions
 import live
 import pandas as pd
 import run_changes
@@ -7,7 +8,7 @@ import shell
 import streamlit as st
 
 from flows.api import rest
-from flows.monitor import actions, charts, frames, pages, reasons
+from flows.monitor import charts, frames, pages, reasons
 
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 

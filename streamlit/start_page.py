@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
+import actions
 import live
 import shell
 import streamlit as st
 
 from flows.api import endpoints, rest
-from flows.monitor import actions
 from flows.settings import CannotRun
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 
+import actions
 import pandas as pd
 import pytest
 from conftest import answering, forget_servers
@@ -13,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits, settings
 from flows.api import errors, rest
-from flows.monitor import actions, frames, pages
+from flows.monitor import frames, pages
 
 
 def said(app: AppTest) -> str:
@@ -30,7 +31,7 @@ def part(page: str) -> AppTest:
     """One page of the monitor, or the explorer, not opened yet; after `app`."""
     if page == "rest_api_app":
         return AppTest.from_file(str(settings.PROJECT / "streamlit" / f"{page}.py"), default_timeout=60)
-    return AppTest.from_string(f"import live, {page}\nlive.server()\n{page}.show()", default_timeout=60)
+    return AppTest.from_string(f"import live, {page}\nlive.sidebar()\n{page}.show()", default_timeout=60)
 
 
 PARTS = ("first_page", "run_page", "limits_page", "start_page", "rest_api_app")

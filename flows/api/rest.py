@@ -34,6 +34,11 @@ class Request(NamedTuple):
     missing_ok: bool = False
 
 
+def only_reads(method: str, path: str) -> bool:
+    """Return whether a request changes nothing on the server: a GET, or a POST that carries a filter."""
+    return method == "GET" or (method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] in READS)
+
+
 def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
     """The answer to one request, decoded from JSON; None where it is empty, or for a 404 if that is `missing_ok`.
 

@@ -43,11 +43,6 @@ def read() -> list[Endpoint]:
     return sorted(found, key=lambda one: (one.group, one.path, one.method))
 
 
-def only_reads(method: str, path: str) -> bool:
-    """Whether a request changes nothing on the server: a GET, or a POST that carries a filter."""
-    return method == "GET" or (method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] in rest.READS)
-
-
 def curl(method: str, url: str, body: Any) -> str:
     """The request as a command for a shell, the secret left to its variable."""
     parts = ["curl -sS", f"-X {method}", shlex.quote(url)]

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from flows import limits, settings
-from flows.api import endpoints, openapi, rest
+from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
 
@@ -16,7 +16,7 @@ def allowed() -> bool:
 
 def check(method: str, path: str) -> None:
     """Raise CannotRun for a request that would change something, where nothing may be changed."""
-    if not openapi.only_reads(method, path):
+    if not rest.only_reads(method, path):
         _check()
 
 
