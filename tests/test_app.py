@@ -9,8 +9,8 @@ from pathlib import Path
 import actions
 import pandas as pd
 import pytest
-from conftest import answering, forget_servers
 from streamlit.testing.v1 import AppTest
+from support.servers import answering, forget_servers
 
 from flows import lab, limits, settings
 from flows.api import errors, rest

@@ -21,19 +21,10 @@ import httpx
 import psutil
 import psycopg
 import pytest
-from conftest import (
-    FLOW,
-    LAB,
-    LIMIT,
-    answer,
-    answering,
-    eventually,
-    forget_servers,
-    processes_below,
-    refused,
-    run,
-    start,
-)
+from support.commands import FLOW, LAB, LIMIT, answer, refused, run, start
+from support.labs import processes_below
+from support.servers import answering, forget_servers
+from support.waiting import eventually
 
 from flows import lab, settings
 from flows.api import credentials, diagnosis, rest, server

@@ -17,8 +17,10 @@ import openapi
 import psutil
 import psycopg
 import pytest
-from conftest import FLOW, answer, eventually, kill, run, start
 from playwright.sync_api import Browser, Locator, Page, Request, expect
+from support.commands import FLOW, answer, run, start
+from support.labs import kill
+from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
 from flows.api import endpoints_3, errors, rest

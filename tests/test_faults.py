@@ -10,9 +10,11 @@ import duckdb
 import httpx
 import psycopg
 import pytest
-from conftest import FLOW, answer, eventually, kill, run, slots, start
+from support.commands import FLOW, answer, run, start
+from support.labs import kill, slots
+from support.waiting import eventually
 
-from flows import lab, limits, mart, prefect_flow, settings, warehouse
+from flows import lab, limits, mart, recovery, settings, warehouse
 
 pytestmark = pytest.mark.long
 
@@ -118,7 +120,7 @@ def test_a_dead_run_s_slots_are_freed_and_no_others(shared_lab: str, full_mart: 
     assert slots() > 0
     # Somebody else, who lives: a slot taken over the API.
     holder = take_a_slot(shared_lab, 4)
-    prefect_flow._clear_abandoned()
+    recovery.clear_abandoned()
     assert [found["task_run_id"] for found in limits.read().holders] == [holder]
     assert slots() == 1
     assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Crashed"
@@ -196,7 +198,7 @@ def test_a_mart_that_cannot_be_written_keeps_its_old_tables(shared_lab: str, ful
 def test_staging_that_nobody_owns_any_more_is_removed(shared_lab: str, full_mart: dict, suffix: str) -> None:
     left = settings.read().flows_lab_dir / "staging" / f"00000000-0000-4000-8000-000000000000{suffix}"
     left.mkdir(parents=True)
-    (left / "owner.json").write_text(json.dumps({"server": "the lab", "mark": [999999999, 1.0]}))
+    (left / "owner.json").write_text(json.dumps({"server": "the lab"}))
     assert run(FLOW, "--queries", "busiest_clerks").returncode == 0
     assert not left.exists()
     shutil.rmtree(left, ignore_errors=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import FLOW, answer, processes_below, run
+from support.commands import FLOW, answer, run
+from support.labs import processes_below
 
-from flows import lab, limits, measures, prefect_flow
+from flows import lab, limits, prefect_flow, report
 from flows.api import rest
 from flows.lab import keys
 
@@ -40,7 +41,7 @@ def test_twenty_runs_keep_the_limit(shared_lab: str) -> None:
         called = time.monotonic()
         rows = prefect_flow.main_etl()
         walls.append(time.monotonic() - called)
-        peaks.append(measures.peak((row["started"], row["ended"]) for row in rows))
+        peaks.append(report.peak_concurrency((row["started"], row["ended"]) for row in rows))
         assert [row["state"] for row in rows] == ["Completed"] * 20
     retried = {"task_runs": {"tags": {"all_": [limits.TAG]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
     task_runs = rest.rows(rest.Request("POST", "task_runs/filter", retried))

@@ -16,7 +16,9 @@ import httpx
 import psutil
 import psycopg
 import pytest
-from conftest import LAB, answer, eventually, kill, processes_below, refused, run, start
+from support.commands import LAB, answer, refused, run, start
+from support.labs import kill, processes_below
+from support.waiting import eventually
 
 from flows import lab, settings, warehouse
 from flows.api import server

@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import FLOW, LIMIT, answer, eventually, processes_below, refused, run, slots, start
+from support.commands import FLOW, LIMIT, answer, refused, run, start
+from support.labs import processes_below, slots
+from support.waiting import eventually
 
 from flows import limits, warehouse
 

@@ -18,12 +18,13 @@ import httpx
 import nbformat
 import pandas as pd
 import pytest
-from conftest import eventually, forget_servers
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
+from support.servers import forget_servers
+from support.waiting import eventually
 
 import lessons
 from flows import lab, limits, settings

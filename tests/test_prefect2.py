@@ -16,7 +16,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import FLOW, LAB, LIMIT, answer, eventually, forget_servers, run, start
+from support.commands import FLOW, LAB, LIMIT, answer, run, start
+from support.servers import forget_servers
+from support.waiting import eventually
 
 from flows import lab, limits, mart, settings, warehouse
 from flows.api import endpoints, rest, server
@@ -133,7 +135,7 @@ def test_it_is_deployed_as_typed_and_run_by_a_worker(url: str, tmp_path: Path) -
     created = rest.call("POST", f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
     cli("worker", "start", "--pool", "flows", "--run-once")
     assert state(created["id"]) == "Completed"
-    assert [row["query"] for row in mart.recorded(created["id"])["rows"]] == QUICK.split(",")
+    assert [row["query"] for row in mart.recorded(created["id"])] == QUICK.split(",")
     assert f" {limits.TAG} " in cli("concurrency-limit", "ls")
 
 

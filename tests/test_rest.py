@@ -11,8 +11,8 @@ from email.utils import formatdate
 
 import httpx
 import pytest
-from conftest import forget_servers
 from fill import empty, fill_wide
+from support.servers import forget_servers
 
 from flows import lab, limits
 from flows.api import body_keys, endpoints, endpoints_3, rest

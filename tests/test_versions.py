@@ -16,8 +16,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from conftest import FLOW, LAB, answer, eventually, forget_scripts, forget_servers, refused, run
 from streamlit.testing.v1 import AppTest
+from support.browsers import forget_scripts
+from support.commands import FLOW, LAB, answer, refused, run
+from support.servers import forget_servers
+from support.waiting import eventually
 
 from flows import lab, limits, settings, versions
 from flows.api import diagnosis, endpoints, rest

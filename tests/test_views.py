@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import vl_convert
-from conftest import eventually, refused, run
 from prefect import flow, task
+from support.commands import refused, run
+from support.waiting import eventually
 
-from flows import limits, measures
+from flows import limits, report
 from flows.api import rest
 from flows.monitor import charts, frames, pages, reasons
 
@@ -105,7 +106,7 @@ def check_against_its_own_times(page: pages.Run) -> None:
     spans = runs[runs["name"] != "fails <b>"]
     assert len(spans) == len(HOSTILE) == len(SPANS)
     steps = frames.concurrency(runs, page.until)
-    assert steps["running"].max() == 2 == measures.peak(SPANS.values())
+    assert steps["running"].max() == 2 == report.peak_concurrency(SPANS.values())
     assert steps["running"].iloc[-1] == 0 and steps["time"].is_monotonic_increasing
     assert frames.held(steps, 2) == "The limit held: at most 2 ran at once, and 2 may."
     assert frames.held(steps, 1).startswith("The limit did not hold: up to 2 ran at once, where 1 may, for ")

@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 import psycopg
 import pytest
-from conftest import FLOW, answer, eventually, refused, run
+from support.commands import FLOW, answer, refused, run
+from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
 from flows.lab import postgres, processes, tpch

@@ -1,0 +1,53 @@
+"""The kit's commands, run as a user runs them, and what they print."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows import settings
+
+FLOW, LAB = "flows/prefect_flow.py", "scripts/lab.py"
+LIMIT = "scripts/setup_concurrency_limit.py"
+
+
+def start(
+    program: str, *arguments: str, cwd: Path | None = None, python: Path | str = sys.executable, **variables: str
+) -> subprocess.Popen[str]:
+    """Start a command of the kit in a session of its own, so that signals reach only this command."""
+    return subprocess.Popen(
+        [str(python), str(settings.PROJECT / program), *arguments],
+        cwd=cwd or settings.PROJECT,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command of the kit to its end; `options` as for `start`."""
+    process = start(program, *arguments, **options)
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict:
+    """Return the JSON object that a command printed as its last line."""
+    assert done.stdout.strip(), f"nothing was printed; exit {done.returncode}; {done.stderr[-2000:]}"
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line with which a command explains why it could not run."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Starting", "(port"))]
+    assert len(lines) == 1, done.stderr
+    return lines[0]

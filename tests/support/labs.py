@@ -1,0 +1,34 @@
+"""The lab's processes and its limit, as a test looks at them."""
+
+import signal
+from pathlib import Path
+
+import psutil
+
+from flows import lab, limits
+from support.waiting import eventually
+
+
+def slots() -> int:
+    """Return how many slots of the taught limit are taken."""
+    limit = limits.read()
+    return limit.active_slots if limit else 0
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Return the processes whose current folder is `folder` or inside it."""
+    processes = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return processes
+
+
+def kill(name: str) -> None:
+    """Kill a process of the lab, as a crash would."""
+    process = psutil.Process(lab.status().pids[name])
+    process.send_signal(signal.SIGKILL)
+    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)

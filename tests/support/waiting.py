@@ -1,0 +1,12 @@
+"""Waiting for something to happen, without waiting longer than necessary."""
+
+import time
+from collections.abc import Callable
+
+
+def eventually(happens: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until `happens()` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
+        time.sleep(0.02)
