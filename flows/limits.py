@@ -1,16 +1,18 @@
-"""The concurrency limit of a tag, kept by the server: read it, set it, free its leaked slots.
+"""The concurrency limit of a tag, which the server enforces: read it, set it, free its leaked slots.
 
-Prefect 3 keeps a tag's limit as the global limit `tag:<tag>`: a counter of taken slots, which is what makes a task
-wait, and leases, which name the holders. Prefect 2 keeps the list of the holders alone.
+Prefect 3 keeps the limit of a tag as the global limit `tag:<tag>`: a counter of taken slots, which makes tasks wait,
+and leases, which name the holders. Prefect 2 keeps only the list of the holders.
 
-A global limit, of the kind "global", has a counter in both, and nobody can say who holds its slots.
+A limit of the kind "global" has only a counter, in both: nothing tells who holds its slots.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flows.api import endpoints, rest
+from flows import versions
+from flows.api import endpoints, limit_endpoints, rest, server
 from flows.settings import CannotRun
 
 TAG = "database"
@@ -29,67 +31,94 @@ class Limit:
 
 
 def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
-    """The limit of `tag`, or None where the tag has no limit, and so its tasks run without one.
+    """Return the limit of `tag`, or None if it has none, so that its tasks run without one.
 
-    Each holder is a dict of `task_run_id`, `name`, `flow_run_id` and `state` (None where the server knows no such
-    run). Endpoints: GET /concurrency_limits/tag/{tag}, GET /v2/concurrency_limits/tag:{tag}, POST /task_runs/filter.
+    Each holder is a dict of `task_run_id`, `name`, `flow_run_id` and `state` (None if the server knows no such run).
+    Endpoints: GET /concurrency_limits/tag/{tag}, GET /v2/concurrency_limits/tag:{tag}, POST /task_runs/filter.
     """
+    counter = rest.send(limit_endpoints.counter(_counter_name(tag, kind)))
     if kind == "global":
-        found = rest.call("GET", _path(tag, kind), missing_ok=True)
-        return Limit(tag, found["limit"], found["active_slots"]) if found and found["active"] else None
-    found = rest.call("GET", f"concurrency_limits/tag/{_checked(tag)}", missing_ok=True)
-    if found is None:
+        return Limit(tag, counter["limit"], counter["active_slots"]) if counter and counter["active"] else None
+    listed = rest.send(limit_endpoints.limit(tag))
+    if listed is None:
         return None
-    ids = found["active_slots"]
-    counter = _counter(tag)
-    runs = rest.call("POST", "task_runs/filter", {"task_runs": {"id": {"any_": ids}}}) if ids else []
-    known = {run["id"]: run for run in runs}
+    ids = listed["active_slots"]
+    runs = {run["id"]: run for run in rest.send(endpoints.task_runs(ids=ids))} if ids else {}
     holders = [
-        {"task_run_id": id_} | {key: known.get(id_, {}).get(source) for key, source in _HOLDER.items()} for id_ in ids
+        {"task_run_id": id_} | {key: runs.get(id_, {}).get(source) for key, source in _HOLDER.items()} for id_ in ids
     ]
-    return Limit(tag, found["concurrency_limit"], len(ids) if counter is None else counter, holders)
+    return Limit(tag, listed["concurrency_limit"], counter["active_slots"] if counter else len(ids), holders)
+
+
+def in_force(kind: Kind = "tag", wanted: int | None = None, *, warn: Callable[[str], object]) -> int | None:
+    """Return the limit of TAG that the server keeps; in the lab, set it first if none is set or another is `wanted`.
+
+    `warn` is called with what the user should know: that there is no limit, or that it cannot be as wanted.
+    """
+    url, limit = server.attach(), read(kind=kind)
+    script = f"python scripts/setup_concurrency_limit.py{' --global' if kind == 'global' else ''} sets it"
+    if server.is_lab(url) and (wanted is not None or limit is None):
+        ensure(TAG, wanted or DEFAULT, kind)
+        limit = read(kind=kind)
+        if wanted is not None and wanted > DEFAULT:
+            warn(
+                f"The lab's database accepts {DEFAULT} connections: with a limit of {wanted} it refuses some queries,"
+                " which then try again."
+            )
+    elif limit is None:
+        what = "The tag" if kind == "tag" else "The global limit"
+        warn(f"{what} {TAG!r} has no limit on {url}: all queries run at once. {script}.")
+    elif wanted not in (None, limit.limit):
+        warn(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.")
+    return limit.limit if limit else None
+
+
+def ready(kind: Kind, warn: Callable[[str], object]) -> None:
+    """Make the limit of TAG ready, in a flow and before its first task is submitted; `warn` is as in `in_force`."""
+    in_force(kind, warn=warn)
+    if kind == "global":
+        versions.ready_slots(TAG)
 
 
 def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
     """Make the limit of `tag` be `limit`; return whether that changed anything. Taken slots stay taken.
 
-    Raises CannotRun where the server does not then say that it is so. Endpoints: POST /concurrency_limits/; for a
-    global limit POST /v2/concurrency_limits/, PATCH /v2/concurrency_limits/{name}.
+    Raises CannotRun if the server does not confirm it. Endpoints: POST /concurrency_limits/; for a global limit
+    POST /v2/concurrency_limits/, PATCH /v2/concurrency_limits/{name}.
     """
     if limit < 1:
-        raise CannotRun(f"A limit of {limit} would let no task run, ever. Choose at least 1.")
+        raise CannotRun(f"With a limit of {limit}, no task would ever run. Choose at least 1.")
     before = read(tag, kind)
     if before is not None and before.limit == limit:
         return False
     if kind == "tag":
-        rest.call("POST", "concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
-    elif rest.call("GET", _path(tag, kind), missing_ok=True) is None:
-        rest.call("POST", "v2/concurrency_limits/", {"name": tag, "limit": limit})
+        rest.send(limit_endpoints.set_limit(tag, limit))
+    elif rest.send(limit_endpoints.counter(tag)) is None:
+        rest.send(limit_endpoints.create_counter(tag, limit))
     else:
-        rest.call("PATCH", _path(tag, kind), {"limit": limit, "active": True})
+        rest.send(limit_endpoints.change_counter(tag, limit=limit, active=True))
     after = read(tag, kind)
     if after is None or after.limit != limit:
-        raise CannotRun(f"The server did not take the limit {limit} for {tag!r}: it now has {after}. Try again.")
+        raise CannotRun(f"The server did not set the limit of {tag!r} to {limit}: it is now {after}. Try again.")
     return True
 
 
 def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
-    """Free all slots of `tag`, and return the limit as it then is.
+    """Free all slots of `tag`, and return its limit as it is afterwards.
 
-    A task that still runs goes on without its slot, so that for a while more than the limit may run.
-    Raises CannotRun where the tag has no limit, or where slots stay taken.
+    A task that is still running continues without a slot, so that for a while more tasks than the limit may run.
+    Raises CannotRun if the tag has no limit, or if slots stay taken.
     """
-    limit = read(tag, kind)
-    if limit is None:
+    if read(tag, kind) is None:
         what = "The tag" if kind == "tag" else "The global limit"
         raise CannotRun(f"{what} {tag!r} has no limit, so it has no slots to free. Leave out --reset to create one.")
     if kind == "tag":
-        rest.call("POST", f"concurrency_limits/tag/{tag}/reset", {})
-    if kind == "global" or _counter(tag) is not None:
-        # In Prefect 3 the call above drops the leases and leaves the counter, which would never come down again.
-        rest.call("PATCH", _path(tag, kind), {"active_slots": 0})
+        rest.send(limit_endpoints.reset(tag))
+    if rest.send(limit_endpoints.counter(_counter_name(tag, kind))) is not None:
+        # In Prefect 3 the request above drops the leases and leaves the counter, which would then never come down.
+        rest.send(limit_endpoints.change_counter(_counter_name(tag, kind), active_slots=0))
     after = read(tag, kind)
-    # A task that waited takes a freed slot at once; a slot that nobody holds must not be left.
+    # A task that waited takes a freed slot at once, so some may be taken again; but not by nobody.
     if after is None or (kind == "tag" and after.active_slots > len(after.holders)):
         raise CannotRun(
             f"The server still counts taken slots after the reset: {after}. Stop its clients and try again."
@@ -98,47 +127,41 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
 
 
 def end(task_run_id: str, message: str) -> None:
-    """End a task run whose process is gone, and so free its slots and nobody else's.
+    """End a task run whose process is gone, and so free its slots, but no others.
 
-    It becomes Crashed; one that had ended keeps its state, which is set once more. A server of either version frees
-    the slots of a task run that is forced into a final state. Nothing is done where the server does not know it.
+    It becomes Crashed. If it has ended already, its own state is set once more: a server of either version frees the
+    slots of a task run that is forced into a final state. Does nothing if the server does not know the task run.
     Endpoint: POST /task_runs/{id}/set_state.
     """
-    found = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
-    if found is None:
+    task_run = rest.send(endpoints.task_run(task_run_id))
+    if task_run is None:
         return
-    now = found["state"] or {}
-    if now.get("type") in endpoints.FINAL:
-        state = {key: now[key] for key in ("type", "name", "message")}
-    else:
-        state = {"type": "CRASHED", "name": "Crashed", "message": message}
-    rest.call("POST", f"task_runs/{task_run_id}/set_state", {"state": state, "force": True})
+    state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    if task_run["state_type"] in endpoints.FINAL:
+        state = task_run["state"]
+    rest.send(
+        endpoints.set_state(
+            task_run_id, state["type"], state["name"], state["message"], force=True, of="task_runs", missing_ok=True
+        )
+    )
 
 
 def give_back(name: str, slots: int) -> None:
-    """Free `slots` of the global limit `name`, for a process that is gone, where nothing else would.
+    """Free `slots` of the global limit `name`, which a process that is gone still holds.
 
     Endpoint: POST /v2/concurrency_limits/decrement.
     """
-    rest.call("POST", "v2/concurrency_limits/decrement", {"names": [name], "slots": slots})
+    rest.send(limit_endpoints.give_back(name, slots))
 
 
 _HOLDER = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}
 
 
-def _counter(tag: str) -> int | None:
-    """The number of taken slots by the server's counter, or None on a server that keeps none."""
-    found = rest.call("GET", _path(tag, "tag"), missing_ok=True)
-    return None if found is None else found["active_slots"]
+def _counter_name(tag: str, kind: Kind) -> str:
+    """Return the name of the counter, which in Prefect 3 the limit of a tag has too.
 
-
-def _path(tag: str, kind: Kind) -> str:
-    """Where the counter is: in Prefect 3 a tag has one too."""
-    return f"v2/concurrency_limits/{'tag:' if kind == 'tag' else ''}{_checked(tag)}"
-
-
-def _checked(tag: str) -> str:
-    """`tag`, if it can stand in a path: Prefect 3 answers 500 to a tag with a slash."""
+    Raises CannotRun for a tag that cannot be part of a path: Prefect 3 answers 500 to a tag with a slash.
+    """
     if not re.fullmatch(r"[^/?#%\s]+", tag):
-        raise CannotRun(f"The tag {tag!r} cannot have a limit: choose one without slashes, spaces and ? # %.")
-    return tag
+        raise CannotRun(f"The tag {tag!r} cannot have a limit. Choose one without slashes, spaces and ? # %.")
+    return f"tag:{tag}" if kind == "tag" else tag

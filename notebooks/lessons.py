@@ -23,7 +23,7 @@ import vl_convert
 from IPython.core.getipython import get_ipython
 
 from flows import lab, limits, settings, versions, warehouse
-from flows.api import endpoints, rest, server
+from flows.api import endpoints, limit_endpoints, rest, server
 from flows.lab import keys, processes
 from flows.monitor import pages
 from flows.settings import CannotRun
@@ -131,7 +131,7 @@ def finished(flow_run_id: object, tasks: int = 1, seconds: float = 30) -> pages.
             name, state, known = page.flow_run["name"], page.flow_run["state"], len(page.task_runs)
             raise CannotRun(f"After {seconds:.0f} s the run {name} is {state}, with {known} task runs. {_full()}")
         time.sleep(0.2)
-        page = pages.refresh_run(page)
+        page = pages.run(str(flow_run_id))
     return page
 
 
@@ -207,7 +207,7 @@ def _full() -> str:
 
 
 def _limits() -> dict[str, int]:
-    return {limit["tag"]: limit["concurrency_limit"] for limit in rest.send(endpoints.limits())}
+    return {limit["tag"]: limit["concurrency_limit"] for limit in rest.send(limit_endpoints.limits())}
 
 
 def _kept() -> Path:

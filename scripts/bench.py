@@ -5,8 +5,6 @@
 The tasks sleep, so that what is measured is the waiting and not the work.
 """
 
-import argparse
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli, limits, measures, versions
-from flows.api import rest, server
+from flows import cli, limits, report, versions
+from flows.api import endpoints, rest, server
 
 with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, task
-
-    from flows import prefect_flow
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards
 Span = tuple[float, float]
@@ -91,7 +87,7 @@ ENGINES: dict[str, Callable[[int, float, int], list[Span]]] = {
 
 def measure(tasks: int, seconds: float, limit: int) -> dict:
     """The keys of the command's JSON; a row for each of ENGINES that this version of Prefect has."""
-    ideal = measures.ideal([seconds] * tasks, limit)
+    ideal = report.ideal_seconds([seconds] * tasks, limit)
     engines = dict(ENGINES)
     _remove_limits()  # a benchmark that was interrupted may have left them
     limits.ensure(NAME, limit)
@@ -105,28 +101,27 @@ def measure(tasks: int, seconds: float, limit: int) -> dict:
             spans = run(tasks, seconds, limit)
             wall = time.time() - called
             row = {"engine": engine, "wall_seconds": round(wall, 3), "ratio": round(wall / ideal, 3)}
-            rows.append(row | {"peak": measures.peak(spans)})
+            rows.append(row | {"peak": report.peak_concurrency(spans)})
     finally:
         _remove_limits()
     return {"tasks": tasks, "seconds": seconds, "limit": limit, "ideal_seconds": ideal, "rows": rows}
 
 
 def _remove_limits() -> None:
-    rest.call("DELETE", f"concurrency_limits/tag/{NAME}", missing_ok=True)
-    rest.call("DELETE", f"v2/concurrency_limits/{NAME}", missing_ok=True)
+    rest.send(endpoints.delete("concurrency_limits/tag", NAME))
+    rest.send(endpoints.delete("v2/concurrency_limits", NAME))
 
 
 def main() -> int:
     """Measure every engine on the server in use, one after the other. Returns 1 where one let more run than allowed."""
     parser = cli.Arguments(description="Measure what a limit costs.")
     parser.add_argument("--tasks", type=cli.whole_number, default=20, help="how many tasks (default 20)")
-    parser.add_argument("--seconds", type=_seconds, default=1.0, help="how long each one sleeps (default 1.0)")
+    parser.add_argument("--seconds", type=cli.number(0.001, 3600), default=1.0, help="each one sleeps (default 1.0)")
     parser.add_argument("--limit", type=cli.whole_number, default=3, help="how many at once (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    prefect_flow.check_version(server.use())
-    for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
-        handler.setLevel(logging.CRITICAL)
+    server.check_prefect(server.use())
+    cli.quiet_prefect()
     found = measure(arguments.tasks, arguments.seconds, arguments.limit)
     if arguments.json:
         cli.print_json(found)
@@ -136,16 +131,6 @@ def main() -> int:
             table.add_row(row["engine"], f"{row['wall_seconds']:.2f}", f"{row['ratio']:.2f}", str(row["peak"]))
         Console().print(table)
     return 0 if all(row["peak"] <= arguments.limit for row in found["rows"]) else 1
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flows.api import credentials, rest
+from flows.api import credentials, endpoints, rest
 
 
 class Parameter(NamedTuple):
@@ -33,7 +33,7 @@ class Endpoint(NamedTuple):
 
 def read() -> list[Endpoint]:
     """The endpoints of the server in use, by group and path. Endpoint: GET /openapi.json below the API's address."""
-    spec = rest.call("GET", "openapi.json")
+    spec = rest.send(endpoints.description())
     found = [
         _endpoint(spec, method, path, what)
         for path, methods in spec["paths"].items()

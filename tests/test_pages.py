@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits
-from flows.api import endpoints_3, errors, rest, server
+from flows.api import errors, limit_endpoints, rest, server
 from flows.monitor import charts, frames, pages
 
 
@@ -101,7 +101,7 @@ def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) 
         assert known == [200, 350, 450] and len(page.task_runs) == 450
         assert page.unread.skip == 0, "it begins anew with what has changed meanwhile"
         holder = page.task_runs.iloc[0]
-        rest.send(endpoints_3.take_slots([f"tag:{limits.TAG}"], holder["task_run_id"]))
+        rest.send(limit_endpoints.take_slot(limits.TAG, holder["task_run_id"]))
         assert requests(pages.limits) <= 4
         assert pages.limits().set_index("tag").loc[limits.TAG, "holders"][0]["name"] == holder["name"]
     finally:

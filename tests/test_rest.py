@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
 
 import httpx
@@ -15,7 +16,7 @@ from fill import empty, fill_wide
 from support.servers import forget_servers
 
 from flows import lab, limits
-from flows.api import body_keys, endpoints, endpoints_3, rest
+from flows.api import body_keys, endpoints, limit_endpoints, rest
 from flows.api.rest import Request
 from flows.monitor import pages
 from flows.settings import CannotRun
@@ -75,6 +76,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 OK = (200, {}, "[]")
 READ = Request("POST", "flow_runs/filter", {})
+HEALTH = Request("GET", "health")
 
 
 def together(request: Request) -> object:
@@ -113,8 +115,8 @@ def test_a_read_is_repeated_and_what_creates_is_not(scripted: Scripted, failure:
         assert send(repeatable) == [] and len(scripted.heard) == 3
     for creation in (
         endpoints.create_flow_run("a", {}),
-        endpoints_3.bulk_set_state(["a"], "CANCELLED", "Cancelled", ""),
-        endpoints_3.take_slots(["tag:a"], "b"),
+        limit_endpoints.take_slot("a", "b"),
+        Request("POST", "flow_runs/bulk_set_state", {}),
         Request("POST", "flows/", {}),
     ):
         scripted.heard.clear()
@@ -157,16 +159,16 @@ def test_a_server_that_hangs_or_is_gone_is_said(monkeypatch: pytest.MonkeyPatch)
         patch.setattr(rest, "_client", lambda *_: impatient)
         patch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{hangs.server_port}/api")
         with pytest.raises(CannotRun, match=r"/api/health timed out\. Is it overloaded, or stopped\?"):
-            rest.send(endpoints.health())
+            rest.send(HEALTH)
     hangs.server_close()
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(CannotRun, match=r"No server answers at http://127\.0\.0\.1:9/api/health"):
-        rest.send(endpoints.health())
+        rest.send(HEALTH)
 
 
 def test_a_typo_in_a_filter_is_refused_before_the_server_ignores_it(shared_lab: str) -> None:
     for path in ("flow_runs/filter", "/flow_runs/count", "v2/concurrency_limits/filter", "flow_runs/a/set_state"):
-        with pytest.raises(CannotRun, match="knows no filter 'flow_run'"):
+        with pytest.raises(CannotRun, match="does not know the key 'flow_run'"):
             rest.call("POST", path, {"flow_run": {}})
     with pytest.raises(CannotRun, match=r"answers 422: flow_runs.states Extra inputs are not permitted"):
         rest.call("POST", "flow_runs/filter", {"flow_runs": {"states": {}}})
@@ -178,16 +180,16 @@ def test_the_keys_are_those_that_the_server_knows(shared_lab: str) -> None:
     checked = 0
     for path, methods in paths.items():
         ending = next(
-            (key for key in body_keys._KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None
+            (key for key in body_keys.KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None
         )
         if ending and "post" in methods:
             schema = methods["post"]["requestBody"]["content"]["application/json"]["schema"]
             while "properties" not in schema:
                 reference = schema.get("$ref") or next(part for part in schema["anyOf"] if "$ref" in part)["$ref"]
                 schema = known["components"]["schemas"][reference.rsplit("/", 1)[1]]
-            assert set(schema["properties"]) == body_keys._KEYS[ending], path
+            assert set(schema["properties"]) == body_keys.KEYS[ending], path
             checked += 1
-    assert checked >= len(body_keys._KEYS)
+    assert checked >= len(body_keys.KEYS)
 
 
 def test_many_rows_come_whole_even_if_the_server_cannot_tell_their_order(shared_lab: str) -> None:
@@ -221,7 +223,7 @@ def test_a_missing_thing_is_none_where_that_is_asked_for(shared_lab: str) -> Non
 
 
 def test_several_are_read_at_once_in_their_order_where_an_event_loop_runs(shared_lab: str) -> None:
-    reads = [endpoints.health(), endpoints.version(), endpoints.flow_run("0" * 8 + "-0000" * 3 + "-" + "0" * 12)]
+    reads = [HEALTH, endpoints.version(), endpoints.flow_run("0" * 8 + "-0000" * 3 + "-" + "0" * 12)]
 
     async def inside_a_loop() -> tuple[list, list, int]:
         ticks = 0
@@ -242,7 +244,7 @@ def test_several_are_read_at_once_in_their_order_where_an_event_loop_runs(shared
         assert (health, version[0], nothing) == (True, "3", None)
     assert ticks > 2, "the caller's loop stood still"
     with pytest.raises(CannotRun, match="nothing"):
-        rest.gather([endpoints.health(), Request("GET", "nothing")])
+        rest.gather([HEALTH, Request("GET", "nothing")])
     assert rest.gather([]) == []
 
 
@@ -253,14 +255,15 @@ def test_not_all_of_many_are_sent_at_once(scripted: Scripted) -> None:
 
 
 def test_every_endpoint_answers(shared_lab: str) -> None:
-    now = pages._now()
+    now = datetime.now(timezone.utc)
     answers = rest.gather(
         [
             endpoints.flow_runs(flow="a", state=["FAILED", "Late"], tag="b", since=now, text="c"),
-            endpoints.history(start=now - pages._LAG, flow="a", state=["Late"], tag="b", text="c"),
+            endpoints.history(start=now - timedelta(seconds=15), flow="a", state=["Late"], tag="b", text="c"),
             endpoints.task_runs(state=["RUNNING"], tag="a", ids=[]),
             endpoints.task_runs(changed_since=now),
             endpoints.task_runs(or_started_since=now, ids=[]),
+            endpoints.task_runs(started=(now - timedelta(days=9999), now - timedelta(days=999))),
             endpoints.logs(since=now, level=30),
             endpoints.flows(ids=[]),
             endpoints.workers("a / b"),
@@ -268,49 +271,52 @@ def test_every_endpoint_answers(shared_lab: str) -> None:
     )
     assert [answer for answer in answers if answer] == [answers[1]]
     assert isinstance(rest.send(endpoints.deployments()), list)
-    assert [pool["name"] for pool in rest.send(endpoints.work_pools())] == ["flows"]
-    assert {limit["tag"] for limit in rest.send(endpoints.limits())} >= {limits.TAG}
-    assert f"tag:{limits.TAG}" in {limit["name"] for limit in rest.send(endpoints.counters())}
-    assert rest.send(endpoints.ready()) == {"message": "OK"}
+    assert {limit["tag"] for limit in rest.send(limit_endpoints.limits())} >= {limits.TAG}
+    assert f"tag:{limits.TAG}" in {limit["name"] for limit in rest.send(limit_endpoints.counters())}
 
 
-def test_the_endpoints_that_change_runs_and_those_of_prefect_3_alone(shared_lab: str) -> None:
-    flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
-    made = [{"flow_id": flow, "name": f"endpoint {number}", "state": {"type": "RUNNING"}} for number in range(3)]
-    runs = [run["id"] for run in rest.gather([Request("POST", "flow_runs/", one) for one in made])]
-    one = {"flow_run_id": runs[0], "name": "one", "task_key": "one", "dynamic_key": "0", "state": {"type": "RUNNING"}}
-    task = rest.call("POST", "task_runs/", one)["id"]
+def test_every_endpoint_that_changes_something(shared_lab: str) -> None:
+    flow = rest.send(endpoints.create_flow("made by a test"))["id"]
+    made = [endpoints.record_flow_run(flow, f"endpoint {number}", "RUNNING") for number in range(3)]
+    runs = [run["id"] for run in rest.gather(made)]
+    task = rest.send(endpoints.record_task_run(runs[0], "one", "a", "RUNNING"))["id"]
     chosen = endpoints.flow_runs(flow="made by a test", text="endpoint", limit=2)
     tasks = endpoints.task_runs(flow_run=runs[0])
     try:
         assert rest.gather([endpoints.count(chosen), endpoints.count(tasks)]) == [3, 1]
-        second = rest.send(endpoints_3.paginate(chosen, 2))
-        assert (second["count"], second["pages"], len(second["results"])) == (3, 2, 1)
-        assert rest.send(endpoints_3.count_task_runs(runs)) == {runs[0]: 1, runs[1]: 0, runs[2]: 0}
+        named = endpoints.task_runs(flow=["made by a test"], name="one", tag="a")
+        assert [row["id"] for row in rest.send(named)] == [task] == [rest.send(endpoints.task_run(task))["id"]]
+        assert [row["id"] for row in rest.send(endpoints.flows(text="by a te"))] == [flow]
+        assert rest.send(endpoints.flows(name="made by")) == [] == rest.send(endpoints.flow_runs(flow=[]))
         forced = endpoints.set_state(task, "COMPLETED", "Completed", "by a test", force=True, of="task_runs")
         assert rest.send(forced)["status"] == "ACCEPT"
         assert rest.send(tasks)[0]["state_name"] == "Completed"
-        answer = rest.send(endpoints_3.bulk_set_state(runs[:2], "CANCELLED", "Cancelled", "by a test"))
-        assert [result["status"] for result in answer["results"]] == ["ACCEPT"] * 2
-        states = {run["id"]: run["state_name"] for run in rest.rows(chosen)}
-        assert states == {runs[0]: "Cancelled", runs[1]: "Cancelled", runs[2]: "Running"}
+        nobody = "00000000-0000-4000-8000-000000000001"
+        assert rest.send(endpoints.set_state(nobody, "COMPLETED", "Completed", missing_ok=True)) is None
+        rest.send(endpoints.delete("flow_runs", runs[1]))
+        assert {run["id"] for run in rest.rows(chosen)} == {runs[0], runs[2]}
     finally:
-        rest.call("DELETE", f"flows/{flow}")
-    with pytest.raises(CannotRun, match=r"csrf-token\?client=a%20b answers 422: CSRF protection is disabled"):
-        rest.send(endpoints_3.csrf_token("a b"))
+        rest.send(endpoints.delete("flows", flow))
+    assert rest.send(endpoints.delete("flows", flow)) is None and rest.send(chosen) == []
 
 
-def test_a_lease_is_taken_renewed_and_given_back(shared_lab: str) -> None:
+def test_every_endpoint_of_limits(shared_lab: str) -> None:
     holder = "00000000-0000-4000-8000-000000000001"
-    lease = rest.send(endpoints_3.take_slots([f"tag:{limits.TAG}"], holder, slots=2))["lease_id"]
-    assert limits.read().active_slots == 2 and [one["task_run_id"] for one in limits.read().holders] == [holder]
-    assert rest.send(endpoints_3.renew(lease, 90)) is None
-    with pytest.raises(CannotRun, match=r"answers 423: .* It is busy; try again in"):
-        rest.send(endpoints_3.take_slots([f"tag:{limits.TAG}"], holder, slots=2))
-    rest.send(endpoints_3.give_back(lease))
+    rest.send(limit_endpoints.take_slot(limits.TAG, holder))
+    assert rest.send(limit_endpoints.limit(limits.TAG))["active_slots"] == [holder]
+    assert rest.send(limit_endpoints.counter(f"tag:{limits.TAG}"))["active_slots"] == 1
+    rest.send(limit_endpoints.reset(limits.TAG))
+    rest.send(limit_endpoints.change_counter(f"tag:{limits.TAG}", active_slots=0))
     assert limits.read().active_slots == 0
-    with pytest.raises(CannotRun, match=r"answers 4\d\d: Lease not found"):
-        rest.send(endpoints_3.renew(lease))
+    rest.send(limit_endpoints.create_counter("by-a-test", 2))
+    rest.send(limit_endpoints.change_counter("by-a-test", active_slots=2))
+    rest.send(limit_endpoints.give_back("by-a-test", 1))
+    assert rest.send(limit_endpoints.counter("by-a-test"))["active_slots"] == 1
+    rest.send(endpoints.delete("v2/concurrency_limits", "by-a-test"))
+    rest.send(limit_endpoints.set_limit("by-a-test", 2))
+    rest.send(endpoints.delete("concurrency_limits/tag", "by-a-test"))
+    gone = [limit_endpoints.limit("by-a-test"), limit_endpoints.counter("by-a-test")]
+    assert rest.gather(gone) == [None, None]
 
 
 def test_the_connections_are_reused_and_follow_the_environment(

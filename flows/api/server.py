@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from flows import settings
-from flows.api import credentials
+from flows import settings, versions
+from flows.api import address, credentials
 from flows.settings import CannotRun
 
 OF_LAB = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL if the kit, not the user, chose the lab's server
@@ -54,12 +54,27 @@ def read_lab() -> dict[str, Any]:
     return {}
 
 
+def check_prefect(url: str) -> None:
+    """Raise CannotRun if the Prefect installed here and the server in use (at `url`) are different major versions."""
+    from flows.api import endpoints, rest  # here, because they import this module
+
+    theirs, ours = rest.send(endpoints.version()), versions.here()
+    line = versions.line(theirs)
+    if line is not versions.line(ours):
+        environment = ".venv-prefect2" if line is versions.PREFECT_2 else ".venv"
+        raise CannotRun(
+            f"The server at {url} is Prefect {theirs or 'Cloud'}, but this environment has {ours}; that server cannot"
+            f" run its flows. Use the environment {environment}, as docs/versions.md explains."
+        )
+
+
 def _named() -> str | None:
     """Use the server that the user named, if any, and return its API address."""
     known = settings.read()
     url = known.prefect_api_url
     if url is None or url == os.environ.get(OF_LAB):
         return None
+    address.check(url)
     credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
     return url
 

@@ -1,0 +1,52 @@
+"""The address of a Prefect server's API, checked before anything is sent there."""
+
+import re
+from urllib.parse import urlsplit
+
+import httpx
+
+from flows.settings import CannotRun, origin
+
+# The ends of the paths of the server's own pages.
+_PAGE = re.compile(
+    r"/(dashboard|runs|flow-runs?|task-runs?|flows?|deployments?|work-pools?|work-queues?|blocks?|variables|artifacts?"
+    r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login)(/.*)?$"
+)
+_IDS = re.compile(r"/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})")
+
+
+def check(url: str) -> None:
+    """Raise CannotRun if PREFECT_API_URL cannot be `url`. A text that may be, or hold, a secret is not shown."""
+    wrong = None
+    if "@" in url:
+        wrong = (
+            "has credentials in it, which every message would show."
+            " Set it to http://HOST:4200/api, and set PREFECT_API_AUTH_STRING=user:password."
+        )
+    elif not url.startswith(("http://", "https://")):
+        wrong = "does not begin with http:// or https://. Write http://HOST:4200/api."
+    else:
+        try:
+            urlsplit(url)  # as Prefect does, which refuses brackets that httpx takes for a name
+            address = httpx.URL(url)
+            host, path = address.host, address.path
+            if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
+                raise ValueError("no host, or a port out of range")
+        except (httpx.InvalidURL, ValueError):
+            wrong = "has no valid host or port. Write http://HOST:4200/api."
+    if wrong:
+        raise CannotRun(f"PREFECT_API_URL, from {origin('PREFECT_API_URL')}, {wrong}")
+    if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
+        cloud = "https://api.prefect.cloud/api/accounts/{}/workspaces/{}"
+        ids = _IDS.search(path)
+        right = cloud.format(*ids.groups()) if ids else cloud.format("ACCOUNT_ID", "WORKSPACE_ID")
+        if url != right:
+            raise CannotRun(
+                f"{url} is not the API address of a Prefect Cloud workspace. Set PREFECT_API_URL to {right}; the page of"
+                " a workspace shows both ids in its own address."
+            )
+    elif "/api" not in path:
+        api = f"{address.scheme}://{address.netloc.decode()}{_PAGE.sub('', path).rstrip('/')}/api"
+        raise CannotRun(
+            f"PREFECT_API_URL is {url}, the address of a web page. The API address contains /api: use {api}"
+        )
