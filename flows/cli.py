@@ -1,8 +1,9 @@
-"""What every command of the kit does alike: its arguments, its exit code, its JSON."""
+"""What all commands of the kit have in common: arguments, exit codes, JSON, quiet logs."""
 
 import argparse
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NoReturn
@@ -12,18 +13,36 @@ from flows.settings import CannotRun, Refused
 
 
 class Arguments(argparse.ArgumentParser):
-    """An argument parser that says in one line what is wrong with an argument."""
+    """An argument parser that reports a wrong argument in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise CannotRun with `message` and the way to the help."""
+        """Raise CannotRun with `message` and how to get help."""
         raise CannotRun(f"{message}. See {self.prog} --help.")
 
 
 def whole_number(text: str) -> int:
-    """`text` as a number of at least 1, for `type=`: a limit of 0 lets nothing run, ever."""
+    """Return `text` as a number of at least 1, for `type=`: a limit of 0 would never let anything run."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of numbers from `low` to `high`, for `type=`."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= float(text) <= high:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+
+    return parse
+
+
+def quiet_prefect() -> None:
+    """Keep Prefect's log lines off the console; the server has them all the same."""
+    for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
+        handler.setLevel(logging.CRITICAL)
 
 
 def print_json(answer: Mapping[str, Any]) -> None:
@@ -32,14 +51,14 @@ def print_json(answer: Mapping[str, Any]) -> None:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line where it cannot run.
+    """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line if it cannot run.
 
-    Credentials that the server refuses are a no.
+    Credentials that the server refuses count as a no.
     """
     try:
         code = main()
     except CannotRun as error:
-        code = _say(error)
+        code = _print(error)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         code = 1
@@ -48,23 +67,20 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 @contextlib.contextmanager
 def importing_prefect(module: str) -> Generator[None]:
-    """For the import of Prefect, which reads its settings then, in the module of this name.
+    """Import Prefect in the block, in the module of this name; Prefect reads its settings when it is imported.
 
-    Where it cannot read them, the command exits as `run` does; what imports its module gets CannotRun.
+    If it cannot read them, a command exits as `run` does, and an importing module gets CannotRun.
     """
     try:
-        try:
-            yield
-        except ValueError as error:
-            settings.read()  # may know more of it
-            raise settings.unreadable(error) from None
-    except CannotRun as error:
+        yield
+    except ValueError as error:
+        cannot_run = settings.unreadable(error)
         if module != "__main__":
-            raise
-        sys.exit(_say(error))
+            raise cannot_run from None
+        sys.exit(_print(cannot_run))
 
 
-def _say(error: CannotRun) -> int:
-    """Print `error` as one line; return the exit code."""
+def _print(error: CannotRun) -> int:
+    """Print `error` as one line, and return the exit code."""
     print(" ".join(str(error).split()), file=sys.stderr)
     return 1 if isinstance(error, Refused) else 2

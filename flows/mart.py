@@ -1,79 +1,90 @@
-"""Where results go: each run's staging folder, the mart (a DuckDB file), and the record of each run.
+"""Where results go: each run's staging folder, and the mart, a DuckDB file with a table for each query.
 
-.lab/staging/RUN/owner.json       the process that works on the run
-.lab/staging/RUN/QUERY.json       when the query started and ended, and how
+.lab/staging/RUN/owner.lock       locked by the process that works on the run
+.lab/staging/RUN/owner.json       its server, when it was opened, and the ids of its task runs
+.lab/staging/RUN/QUERY.json       when the query started and ended, and how many rows it has
 .lab/staging/RUN/QUERY.parquet    its rows
 .lab/mart.duckdb                  a table for each query, named after it
-.lab/runs/RUN.json                what is left of a run when its staging has gone
+.lab/runs/RUN.json                a row for each query, which outlives the staging folder
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import psutil
+import filelock
 import psycopg
 import pyarrow
 import pyarrow.parquet
 
-from flows import settings
-from flows.lab import processes
-from flows.lab.processes import Mark
+from flows import files, settings
+from flows.api import server
 
 
 def path() -> Path:
-    """The mart's file."""
+    """Return the mart's file."""
     return settings.read().flows_lab_dir / "mart.duckdb"
 
 
-def open_staging(run: str, server: str) -> Path:
-    """A new staging folder for the flow run `run` on `server`, however that is named, marked as this process's."""
-    staging = settings.read().flows_lab_dir / "staging" / run
-    new = staging.with_suffix(".new")
+@contextlib.contextmanager
+def staging(run: str) -> Generator[Path]:
+    """Yield a new staging folder for the flow run `run`, locked by this process until the block ends."""
+    folder = settings.read().flows_lab_dir / "staging" / run
+    new = folder.with_suffix(".new")
     new.mkdir(parents=True)
-    mark = Mark(os.getpid(), psutil.Process().create_time())
-    _write_json(new / "owner.json", {"server": server, "mark": mark, "task_runs": []})
-    return new.rename(staging)
+    with files.lock(new / "owner.lock"):
+        _write(new / "owner.json", {"server": _server(), "opened": time.time(), "task_runs": []})
+        yield new.rename(folder)
 
 
 def note_task_runs(staging: Path, task_runs: Sequence[str]) -> None:
-    """Write down the ids of the run's task runs, by which their slots are known should this process be killed."""
+    """Write down the ids of the run's task runs, which tell their slots from others if this process is killed."""
     owner = staging / "owner.json"
-    _write_json(owner, json.loads(owner.read_text()) | {"task_runs": task_runs})
+    _write(owner, _read(owner) | {"task_runs": task_runs})
 
 
-def abandoned(server: str) -> dict[Path, set[str]]:
-    """The staging folders of runs on `server` whose process is gone, with their task runs' ids."""
-    found = {}
-    for owner in (settings.read().flows_lab_dir / "staging").glob("*/owner.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            written = json.loads(owner.read_text())
-            if written["server"] == server and processes.find(Mark(*written["mark"])) is None:
-                found[owner.parent] = set(written.get("task_runs", []))
-    return found
+def opened(staging: Path) -> float:
+    """Return when the run opened its staging folder, as a Unix time, a moment before it submitted its queries."""
+    return _read(staging / "owner.json")["opened"]
 
 
-def note(staging: Path, query: str, **facts: object) -> None:
-    """Write down what is known of `query`: `started` and `ended` (Unix times), `rows`, `error`."""
-    _write_json(staging / f"{query}.json", facts)
+def abandoned() -> Iterator[tuple[Path, set[str]]]:
+    """Yield the staging folders of runs on this server whose process has ended, locked, with their task runs' ids."""
+    where = _server()
+    for owner in list((settings.read().flows_lab_dir / "staging").glob("*/owner.json")):
+        with (
+            contextlib.suppress(filelock.Timeout, OSError),
+            files.lock(owner.with_suffix(".lock")).acquire(blocking=False),
+        ):
+            written = _read(owner)
+            if written.get("server") == where:
+                yield owner.parent, set(written.get("task_runs", []))
+
+
+@contextlib.contextmanager
+def noting(staging: Path, query: str) -> Generator[None]:
+    """Write down when the block, which runs `query`, started and ended, as Unix times."""
+    note = staging / f"{query}.json"
+    _write(note, {"started": time.time()})
+    try:
+        yield
+    finally:
+        _write(note, _read(note) | {"ended": time.time()})
 
 
 def noted(staging: Path, query: str) -> dict[str, Any]:
-    """What was last written down of `query`, or {} while it waits."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((staging / f"{query}.json").read_text())
-    return {}
+    """Return what is known of `query`: `started`, `ended`, `rows`; {} while it waits."""
+    return _read(staging / f"{query}.json")
 
 
 def unfinished(staging: Path) -> int:
-    """How many queries have begun and not ended."""
+    """Return how many queries have begun and not ended."""
     notes = [noted(staging, file.stem) for file in staging.glob("*.json")]
     return sum("started" in note and "ended" not in note for note in notes)
 
@@ -84,51 +95,52 @@ def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
     rows = cursor.fetchall()
     table = pyarrow.table({name: [row[place] for row in rows] for place, name in enumerate(columns)})
     pyarrow.parquet.write_table(table, staging / f"{query}.parquet")
+    _write(staging / f"{query}.json", noted(staging, query) | {"rows": len(rows)})
     return len(rows)
 
 
 def load(staging: Path, queries: Sequence[str]) -> None:
-    """Replace the tables of `queries` in the mart by the staged rows, all at once; other tables stay as they are.
+    """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are.
 
-    The mart is swapped in as a whole: who reads it sees the old one or the new one, whatever happens meanwhile.
+    The mart is replaced as a whole: a reader that opens it sees the old one or the new one.
     """
     mart = path()
-    with _alone(mart.parent):
+    with files.lock(mart.with_suffix(".lock")):  # of two runs that load at once, one would lose its tables
         # A name of its own, so that what a killed load left behind is never taken for the mart.
         new = Path(tempfile.mkdtemp(prefix="mart-", dir=staging)) / mart.name
         if mart.exists():
             shutil.copyfile(mart, new)
         with duckdb.connect(str(new)) as connection:
             for query in queries:
-                connection.execute(
-                    f'create or replace table "{query}" as from read_parquet(?)', [str(staging / f"{query}.parquet")]
-                )
+                rows = staging / f"{query}.parquet"
+                if "rows" in noted(staging, query):
+                    connection.execute(f'create or replace table "{query}" as from read_parquet(?)', [str(rows)])
         new.replace(mart)
 
 
-def record(run: str, **facts: object) -> None:
-    """Keep what is known of the flow run `run` beyond its staging folder."""
+def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Keep the `rows` of the flow run `run` beyond its staging folder."""
     folder = settings.read().flows_lab_dir / "runs"
     folder.mkdir(exist_ok=True)
-    _write_json(folder / f"{run}.json", facts)
+    _write(folder / f"{run}.json", {"rows": rows})
 
 
-def recorded(run: str) -> dict[str, Any]:
-    """What `record` kept of the flow run `run`, or {}."""
+def recorded(run: str) -> list[dict[str, Any]]:
+    """Return the rows that `record` kept of the flow run `run`, or none."""
+    return _read(settings.read().flows_lab_dir / "runs" / f"{run}.json").get("rows", [])
+
+
+def _server() -> str:
+    """Return what tells the server in use from others: its address, which the lab's own may change."""
+    url = server.attach()
+    return "the lab" if server.is_lab(url) else url
+
+
+def _read(file: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((settings.read().flows_lab_dir / "runs" / f"{run}.json").read_text())
+        return json.loads(file.read_text())
     return {}
 
 
-def _write_json(file: Path, facts: object) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(facts))
-    new.replace(file)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Generator[None]:
-    """Two runs that end at the same time load one after the other, or one's tables would be lost."""
-    with (folder / "mart.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def _write(file: Path, facts: object) -> None:
+    files.replace(file, json.dumps(facts))

@@ -1,17 +1,120 @@
-"""What is said of a run once it has ended: the keys of the command's JSON, and the table for people."""
+"""What a run of the main job reports: progress while it runs, then a row for each query, figures, a table."""
 
-from collections.abc import Mapping, Sequence
+import concurrent.futures
+import contextlib
+import math
+import threading
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flows import mart, measures
+from flows import mart, versions
 from flows.api import server
 
 
-def summary(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int | None) -> dict[str, Any]:
-    """The keys of the command's JSON, for a flow run that ended in `state` after `wall` seconds under `limit`."""
+class QueriesFailed(Exception):
+    """Some queries of a run failed. The message names each of them."""
+
+
+def peak_concurrency(spans: Iterable[tuple[float, float]]) -> int:
+    """Return the largest number of the `(start, end)` spans that overlap. One may start as another ends."""
+    running = highest = 0
+    for _, step in sorted(event for start, end in spans for event in ((start, 1), (end, -1))):
+        running += step
+        highest = max(highest, running)
+    return highest
+
+
+def ideal_seconds(durations: Sequence[float], limit: int | None) -> float:
+    """Return the least time in which any scheduler could run tasks of these `durations` under `limit`.
+
+    All in seconds; a limit of None is no limit. Equal durations run in whole rounds of `limit`.
+    """
+    if not durations:
+        return 0.0
+    longest = max(durations)
+    if limit is None:
+        return longest
+    if longest - min(durations) <= 1e-9 * longest:
+        return math.ceil(len(durations) / limit) * longest
+    return max(sum(durations) / limit, longest)
+
+
+@contextlib.contextmanager
+def progress(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Generator[None]:
+    """Show on a terminal how many queries run, wait and are done, until the block ends."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
+    ends, over = versions.states(futures), threading.Event()
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        job = bar.add_task("", total=len(names))
+
+        def show() -> None:
+            done = sum(end.done() for end in ends)
+            running = min(mart.unfinished(staging), len(names) - done)
+            text = f"{running} run, {len(names) - done - running} wait, {done} done"
+            bar.update(job, completed=done, description=text, refresh=True)
+
+        def keep_showing() -> None:
+            while not over.wait(0.1):
+                show()
+
+        thread = threading.Thread(target=keep_showing)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            show()
+
+
+def rows(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what became of each query: `query rows seconds waited state error started ended`.
+
+    `seconds` and `waited` are durations, `started` and `ended` Unix times; None if the query never began.
+    """
+    ends, submitted = versions.states(futures), mart.opened(staging)
+    return [_row(name, mart.noted(staging, name), end, submitted) for name, end in zip(names, ends, strict=True)]
+
+
+def _row(name: str, note: dict[str, Any], end: concurrent.futures.Future[Any], submitted: float) -> dict[str, Any]:
+    started, ended = note.get("started"), note.get("ended")
+    try:
+        state = end.result()
+        outcome, error = state.name, None if state.is_completed() else state.message
+    except BaseException as crash:  # the thread died of it; the other queries' rows count all the same
+        outcome, error = "Crashed", repr(crash)
+    return {
+        "query": name,
+        "rows": note.get("rows"),
+        "seconds": ended - started if ended else None,
+        "waited": started - submitted if started else None,
+        "state": outcome,
+        "error": " ".join(error.split()) if error else None,
+        "started": started,
+        "ended": ended,
+    }
+
+
+def raise_for_failures(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise QueriesFailed, which names each query of `rows` that did not complete, if there are any."""
+    failed = [f"{row['query']} ({row['error']})" for row in rows if row["state"] != "Completed"]
+    if failed:
+        raise QueriesFailed(f"{len(failed)} of {len(rows)} queries failed: {'; '.join(failed)}")
+
+
+def summary(state: Any, wall: float, limit: int | None) -> dict[str, Any]:
+    """Return the keys of the command's JSON, for a flow run that ended in `state` after `wall` seconds."""
+    run = str(state.state_details.flow_run_id)
+    rows = mart.recorded(run)
     ran = [row for row in rows if row["seconds"] is not None]
     return {
         "state": state.name,
@@ -19,17 +122,18 @@ def summary(state: Any, rows: Sequence[dict[str, Any]], wall: float, limit: int 
         "completed": sum(row["state"] == "Completed" for row in rows),
         "failed": sum(row["state"] != "Completed" for row in rows),
         "limit": limit,
-        "peak_concurrency": measures.peak((row["started"], row["ended"]) for row in ran),
+        "peak_concurrency": peak_concurrency((row["started"], row["ended"]) for row in ran),
         "wall_seconds": round(wall, 3),
-        "ideal_seconds": round(measures.ideal([row["seconds"] for row in ran], limit), 3),
-        "flow_run_id": str(state.state_details.flow_run_id),
+        "ideal_seconds": round(ideal_seconds([row["seconds"] for row in ran], limit), 3),
+        "flow_run_id": run,
         "api_url": server.attach(),
         "mart": str(mart.path()),
     }
 
 
-def show(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
-    """Print a line for each of `rows`, the errors, and the figures of `report`."""
+def show(report: Mapping[str, Any], file: TextIO) -> None:
+    """Print a line for each query of the run of `report`, the errors, and the figures of `report`."""
+    rows = mart.recorded(report["flow_run_id"])
     table = Table("query", "rows", "seconds", "waited", "state")
     for column in table.columns[1:4]:
         column.justify = "right"

@@ -1,6 +1,6 @@
-"""What differs between Prefect 2.13.7 and Prefect 3, as far as the kit has to know; docs/versions.md has the whole.
+"""What differs between Prefect 2.13.7 and Prefect 3, behind one signature; docs/versions.md has the whole list.
 
-Without Prefect too it can be imported, and asked about a server.
+The module can be imported without Prefect, to ask what a server of a given version does.
 """
 
 import asyncio
@@ -8,22 +8,21 @@ import concurrent.futures
 import functools
 import importlib.metadata
 import random
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a server of one line of Prefect does, and the other one does not."""
+    """What servers of one major version of Prefect do, and those of the other do not."""
 
-    basic: bool  # it can ask for a user and a password
-    leases: bool  # it counts a tag's taken slots, and names their holders by leases that run out
-    websocket: bool  # it hears of the states of task runs over a WebSocket
-    ends: bool  # its filters know when a run ended
-    stops: bool  # it ends at SIGTERM; in the other one the services within take the signal, and nothing ends
+    basic: bool  # they can ask for a user and a password
+    leases: bool  # they count a tag's taken slots, and name their holders by leases that expire
+    websocket: bool  # they receive the states of task runs over a WebSocket
+    ends: bool  # their filters know when a run ended
+    stops: bool  # they end at SIGTERM; in Prefect 2 services inside the server swallow the signal
 
 
 PREFECT_2 = Line(basic=False, leases=False, websocket=False, ends=False, stops=False)
@@ -31,12 +30,12 @@ PREFECT_3 = Line(basic=True, leases=True, websocket=True, ends=True, stops=True)
 
 
 def line(version: str | None) -> Line:
-    """What a server of this `version` does. Prefect Cloud, which names none, does as Prefect 3."""
+    """Return what a server of this `version` does. Prefect Cloud, which names no version, does as Prefect 3."""
     return PREFECT_2 if (version or "3").startswith(("0.", "2.")) else PREFECT_3
 
 
 def here() -> str | None:
-    """The version of Prefect in this environment, None where there is none."""
+    """Return the version of Prefect in this environment, or None if it is not installed."""
     try:
         return importlib.metadata.version("prefect")
     except importlib.metadata.PackageNotFoundError:
@@ -44,67 +43,117 @@ def here() -> str | None:
 
 
 def certificate_variable() -> str:
-    """The variable that tells Prefect's own client whose certificates to trust; in Prefect 2 all of httpx reads it."""
+    """Return the variable that tells Prefect's client which certificates to trust; Prefect 2 has none of its own."""
     return "SSL_CERT_FILE" if line(here()) is PREFECT_2 else "PREFECT_API_SSL_CERT_FILE"
 
 
-def task(
-    worth_retrying: Callable[[BaseException], bool], delays: Sequence[float], **options: Any
-) -> Callable[[Callable[..., Any]], Any]:
-    """Prefect's decorator `task` with `options`; the task is tried again after an error that is `worth_retrying`.
+class Failure(NamedTuple):
+    """As much of a failed state as a `retry_condition_fn` looks at."""
 
-    That is once after each of `delays`, in seconds, twice as long or not at all by chance. A tag's slot is kept
-    meanwhile. Prefect 2 cannot choose by the error, and gives the slot back: there the function is called again
-    within what is one attempt for Prefect.
+    error: BaseException
+
+    def result(self, raise_on_failure: bool = True) -> BaseException:
+        """Return the error."""
+        return self.error
+
+
+def task(
+    function: Callable[..., Any] | None = None,
+    *,
+    retries: int = 0,
+    retry_delay_seconds: Any = 0,
+    retry_jitter_factor: float = 0,
+    retry_condition_fn: Callable[[Any, Any, Any], bool] = lambda task, task_run, state: True,
+    **options: Any,
+) -> Any:
+    """Make `function` a task, as Prefect 3's own decorator does, with the same arguments.
+
+    A tag's slot is kept between two attempts. Prefect 2 would give it back, and cannot choose by the error: there the
+    function is called again within what is one attempt for Prefect.
     """
     import prefect
 
-    if line(here()) is PREFECT_2:
-        return lambda function: prefect.task(**options)(_persistent(function, worth_retrying, delays))
-    return prefect.task(
-        retries=len(delays),
-        retry_delay_seconds=list(delays),
-        retry_jitter_factor=1,
-        retry_condition_fn=lambda task, run, state: worth_retrying(state.result(raise_on_failure=False)),
-        **options,
+    decorator: Any = prefect.task
+    if line(here()) is PREFECT_3:
+        return decorator(
+            function,
+            retries=retries,
+            retry_delay_seconds=retry_delay_seconds,
+            retry_jitter_factor=retry_jitter_factor,
+            retry_condition_fn=retry_condition_fn,
+            **options,
+        )
+    import tenacity
+
+    delays = retry_delay_seconds(retries) if callable(retry_delay_seconds) else retry_delay_seconds
+    delays = [delays] * retries if isinstance(delays, int | float) else delays
+    low, high = 1 - retry_jitter_factor, 1 + retry_jitter_factor
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(retries + 1),
+        wait=lambda attempt: delays[attempt.attempt_number - 1] * random.uniform(low, high),
+        retry=tenacity.retry_if_exception(lambda error: retry_condition_fn(None, None, Failure(error))),
+        reraise=True,
     )
 
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def retried(*arguments: Any, **named: Any) -> Any:
+            return retrying.copy()(function, *arguments, **named)
 
-def states(submitted: Sequence[Any]) -> list[concurrent.futures.Future[Any]]:
-    """For each of the task runs that were `submitted` a future of Python's own: the state in which it ends."""
-    if line(here()) is PREFECT_3:
-        return [future.wrapped_future for future in submitted]
-    return [asyncio.run_coroutine_threadsafe(future._wait(), future._loop) for future in submitted]
+        return decorator(**options)(retried)
+
+    return decorate(function) if function else decorate
 
 
-def task_run_ids(submitted: Sequence[Any]) -> list[str]:
-    """The ids of the task runs that were `submitted`, once the server has given them some."""
-    if line(here()) is PREFECT_3:
-        return [str(future.task_run_id) for future in submitted]
-    for future in submitted:  # Prefect 2 creates them in the background
-        asyncio.run_coroutine_threadsafe(future._wait_for_submission(), future._loop).result()
-    return [str(future.task_run.id) for future in submitted]
+def wait(futures: Sequence[Any]) -> None:
+    """Wait until all task runs have ended, in whatever state: Prefect 3's `wait`, which also survives a crash."""
+    concurrent.futures.wait(states(futures))
 
 
 def slot(limit: str) -> AbstractContextManager[None]:
-    """A slot of the global limit `limit`, taken before the block and given back after it."""
+    """Return a context manager that takes a slot of the global limit `limit`, and gives it back at its end."""
     from prefect.concurrency.sync import concurrency
 
-    # As long as the lease of a tag's slot lasts: what a killed process held is free again after that time.
+    # As long as the lease of a tag's slot: what a killed process held is free again after that time.
     lease: dict[str, Any] = {"lease_duration": 60} if line(here()).leases else {}
     return concurrency(limit, occupy=1, **lease)
 
 
 def capped(workers: int) -> Any:
-    """A task runner that starts `workers` tasks at a time, None where there is none."""
+    """Return a task runner that starts `workers` tasks at a time, or None in Prefect 2, which has none."""
     import prefect.task_runners
 
-    runner = getattr(prefect.task_runners, "ThreadPoolTaskRunner", None)  # since Prefect 3
+    runner = getattr(prefect.task_runners, "ThreadPoolTaskRunner", None)
     return runner(max_workers=workers) if runner else None
 
 
+# Private names of Prefect. Each has a reason, and tests/test_versions.py says which one a new Prefect has moved.
+
+
+def states(futures: Sequence[Any]) -> list[concurrent.futures.Future[Any]]:
+    """Return for each task run a future of Python's own, which gives the state in which it ends.
+
+    Private names: Prefect 2's futures can only be waited for one after the other, and not from every thread.
+    """
+    if line(here()) is PREFECT_3:
+        return [future.wrapped_future for future in futures]
+    return [asyncio.run_coroutine_threadsafe(future._wait(), future._loop) for future in futures]
+
+
+def task_run_ids(futures: Sequence[Any]) -> list[str]:
+    """Return the ids of the task runs, once the server has given them some.
+
+    Private names: Prefect 2 creates task runs in the background, and a future does not say when it knows its id.
+    """
+    if line(here()) is PREFECT_3:
+        return [str(future.task_run_id) for future in futures]
+    for future in futures:
+        asyncio.run_coroutine_threadsafe(future._wait_for_submission(), future._loop).result()
+    return [str(future.task_run.id) for future in futures]
+
+
 def task_runner() -> Any:
-    """The task runner for a flow that uses `cancel`: None, which is the default one, in Prefect 3."""
+    """Return the task runner for a flow that uses `end_waits`: None, which is the default one, in Prefect 3."""
     if line(here()) is PREFECT_3:
         return None
     import anyio
@@ -137,56 +186,37 @@ def task_runner() -> Any:
     return CancellableTaskRunner()
 
 
-def cancel(submitted: Sequence[Any], tag: str) -> None:
-    """End the wait of task runs that were submitted and wait for a slot of `tag`, which others may hold for long.
+def end_waits(waiting: Sequence[Any], tag: str) -> None:
+    """End the wait of task runs for a slot of `tag`, which others may hold for long; return when they have ended.
 
-    In Prefect 2 they are cancelled. In Prefect 3 they begin, without a slot, and have to end by themselves; this
-    returns when they have.
+    In Prefect 2 they are cancelled. In Prefect 3 they begin without a slot, and have to end by themselves.
+    Private names: neither version can cancel a task run that was submitted and waits for its slot.
     """
-    if line(here()) is PREFECT_3:
-        from prefect.concurrency import services
-
-        names, left = frozenset([f"tag:{tag}"]), states(submitted)
-        try:
-            while left:
-                with services._cache_lock:
-                    # Whether the tag has a limit at all is looked up here before each try, and forgotten after 5 s.
-                    services._no_limits_cache[names] = True
-                left = list(concurrent.futures.wait(left, timeout=1).not_done)
-        finally:
-            with services._cache_lock:
-                services._no_limits_cache.pop(names, None)
+    if line(here()) is PREFECT_2:
+        for future in waiting:
+            future._loop.call_soon_threadsafe(future._task_runner.scopes[future.key].cancel)
         return
-    for future in submitted:
-        future._loop.call_soon_threadsafe(future._task_runner.scopes[future.key].cancel)
+    from prefect.concurrency import services
+
+    names, left = frozenset([f"tag:{tag}"]), states(waiting)
+    try:
+        while left:
+            with services._cache_lock:
+                # Before each try Prefect looks up here whether the tag has a limit at all, and forgets it after 5 s.
+                services._no_limits_cache[names] = True
+            left = list(concurrent.futures.wait(left, timeout=1).not_done)
+    finally:
+        with services._cache_lock:
+            services._no_limits_cache.pop(names, None)
 
 
 def ready_slots(limit: str) -> None:
     """Make ready for `slot`, in the flow and before the first task that takes one is submitted.
 
     In Prefect 2 the first task would start a service in the event loop, with a lock held that the event loop may be
-    waiting for at that moment: the run would hang for ever.
+    waiting for at that moment: the run would hang forever.
     """
     if line(here()) is PREFECT_2:
         from prefect.concurrency.services import ConcurrencySlotAcquisitionService
 
         ConcurrencySlotAcquisitionService.instance(frozenset([limit]))
-
-
-def _persistent(
-    function: Callable[..., Any], worth_retrying: Callable[[BaseException], bool], delays: Sequence[float]
-) -> Callable[..., Any]:
-    """`function`, called again after each of the `delays` while it fails for a reason that may pass."""
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
-        for delay in delays:
-            try:
-                return function(*arguments, **named)
-            except Exception as error:
-                if not worth_retrying(error):
-                    raise
-            time.sleep(random.uniform(0, 2 * delay))
-        return function(*arguments, **named)
-
-    return call

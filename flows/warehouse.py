@@ -16,6 +16,7 @@ from flows.settings import CannotRun
 
 QUERIES = Path(__file__).with_name("queries")
 SCALE = 0.1
+LASTING = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied")  # refusals for good
 TABLES = ("region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem")
 
 
@@ -49,6 +50,13 @@ def url() -> str:
     if found is None:
         raise CannotRun("WAREHOUSE_URL is not set and the lab is down. Set it, or run python scripts/lab.py up.")
     return found
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether `error` may pass by itself: a refused or a broken connection, not an error in a query."""
+    lasting = isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.DiskFull)
+    passing = isinstance(error, psycopg.OperationalError) and not lasting
+    return passing and not any(reason in str(error) for reason in LASTING)
 
 
 def prepare(scale: float = SCALE) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import SecretStr
 
 import lessons
-from flows import limits, measures, settings
+from flows import limits, report, settings
 from flows.api import diagnosis, endpoints, rest
 from flows.monitor import frames, pages
 from flows.settings import CannotRun
@@ -82,7 +82,7 @@ def predictions(predicted: Mapping[int, float | None], runs: Mapping[int, str]) 
             raise _No(f"there is no prediction for a limit of {limit}. How many rounds do ten tasks need?")
         tasks = lessons.finished(run, 10).task_runs
         took = (tasks["ended"].max() - tasks["started"].min()).total_seconds()
-        least = measures.ideal([0.3] * len(tasks), limit)
+        least = report.ideal_seconds([0.3] * len(tasks), limit)
         if guess < 0.9 * least:
             raise _No(
                 f"under a limit of {limit} it cannot take {guess:.1f} s: that is {least / 0.3:.0f} rounds of 0.3 s."

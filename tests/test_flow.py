@@ -256,8 +256,8 @@ def test_bad_arguments_are_refused_before_anything_starts(new_lab: Path, argumen
     ("url", "said"),
     [
         ("http://127.0.0.1:9/api", "No server answers at"),
-        ("http://127.0.0.1:4200", "The API's ends in /api: http://127.0.0.1:4200/api"),
-        ("localhost:4200/api", "names no server"),
+        ("http://127.0.0.1:4200", "The API address contains /api: use http://127.0.0.1:4200/api"),
+        ("localhost:4200/api", "does not begin with http:// or https://"),
     ],
 )
 def test_a_server_that_cannot_be_used_is_said(new_lab: Path, url: str, said: str) -> None:
