@@ -1,6 +1,12 @@
-"""Many SQL queries in parallel under a server-side concurrency limit, with Prefect."""
+"""Run many SQL queries in parallel under a server-side concurrency limit, with Prefect."""
 
 import os
+import sys
 
-# Prefect sends usage data to its makers as soon as it is imported on a terminal. A value of the user's own counts.
+if sys.platform == "win32":
+    use_wsl = "The kit runs on Linux and macOS only: on Windows, install WSL 2 (wsl --install) and use it there."
+    print(use_wsl, file=sys.stderr)
+    raise SystemExit(2)
+
+# Prefect sends usage data to its developers as soon as it is imported in a terminal, unless this variable is set.
 os.environ.setdefault("DO_NOT_TRACK", "1")
