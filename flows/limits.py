@@ -146,14 +146,6 @@ def end(task_run_id: str, message: str) -> None:
     )
 
 
-def give_back(name: str, slots: int) -> None:
-    """Free `slots` of the global limit `name`, which a process that is gone still holds.
-
-    Endpoint: POST /v2/concurrency_limits/decrement.
-    """
-    rest.send(limit_endpoints.give_back(name, slots))
-
-
 _HOLDER = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}
 
 

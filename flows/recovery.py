@@ -95,16 +95,11 @@ def clear_abandoned() -> None:
         run = staging.stem  # a process that was killed while it made the folder left RUN.new
         _end_task_runs(run, task_runs)
         flow_run = rest.send(endpoints.flow_run(run)) or {"parameters": {}}
-        unfinished = mart.unfinished(staging)
-        if (
-            unfinished
-            and flow_run["parameters"].get("limit_by") == "global"
-            and not versions.line(versions.here()).leases
-        ):
-            limits.give_back(limits.TAG, unfinished)
+        counted = flow_run["parameters"].get("limit_by") == "global" and not versions.line(versions.here()).leases
+        if counted and (slots := mart.unfinished(staging)):  # in Prefect 2 nothing else would free them
+            rest.send(limit_endpoints.give_back(limits.TAG, slots))
         if flow_run.get("state_type") not in endpoints.FINAL:
-            crash = endpoints.set_state(run, "CRASHED", "Crashed", KILLED, force=True)
-            rest.send(crash._replace(missing_ok=True))
+            rest.send(endpoints.set_state(run, "CRASHED", "Crashed", KILLED, force=True, missing_ok=True))
         shutil.rmtree(staging, ignore_errors=True)
 
 

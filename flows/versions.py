@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,8 @@ def certificate_variable() -> str:
     return "SSL_CERT_FILE" if line(here()) is PREFECT_2 else "PREFECT_API_SSL_CERT_FILE"
 
 
-class Failure(NamedTuple):
-    """As much of a failed state as a `retry_condition_fn` looks at."""
-
-    error: BaseException
-
-    def result(self, raise_on_failure: bool = True) -> BaseException:
-        """Return the error."""
-        return self.error
-
-
-def task(
-    function: Callable[..., Any] | None = None,
-    *,
-    retries: int = 0,
-    retry_delay_seconds: Any = 0,
-    retry_jitter_factor: float = 0,
-    retry_condition_fn: Callable[[Any, Any, Any], bool] = lambda task, task_run, state: True,
-    **options: Any,
-) -> Any:
-    """Make `function` a task, as Prefect 3's own decorator does, with the same arguments.
+def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make `function` a task, as Prefect 3's own decorator does, with the same `options`.
 
     A tag's slot is kept between two attempts. Prefect 2 would give it back, and cannot choose by the error: there the
     function is called again within what is one attempt for Prefect.
@@ -75,23 +58,19 @@ def task(
 
     decorator: Any = prefect.task
     if line(here()) is PREFECT_3:
-        return decorator(
-            function,
-            retries=retries,
-            retry_delay_seconds=retry_delay_seconds,
-            retry_jitter_factor=retry_jitter_factor,
-            retry_condition_fn=retry_condition_fn,
-            **options,
-        )
+        return decorator(function, **options)
     import tenacity
 
-    delays = retry_delay_seconds(retries) if callable(retry_delay_seconds) else retry_delay_seconds
-    delays = [delays] * retries if isinstance(delays, int | float) else delays
-    low, high = 1 - retry_jitter_factor, 1 + retry_jitter_factor
+    retries, delays = options.pop("retries", 0), options.pop("retry_delay_seconds", 0)
+    worth_retrying = options.pop("retry_condition_fn", lambda *_: True)
+    delays = delays(retries) if callable(delays) else delays if isinstance(delays, list) else [delays] * retries
+    spread = options.pop("retry_jitter_factor", 0)
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(retries + 1),
-        wait=lambda attempt: delays[attempt.attempt_number - 1] * random.uniform(low, high),
-        retry=tenacity.retry_if_exception(lambda error: retry_condition_fn(None, None, Failure(error))),
+        wait=lambda attempt: delays[attempt.attempt_number - 1] * random.uniform(1 - spread, 1 + spread),
+        retry=tenacity.retry_if_exception(
+            lambda error: worth_retrying(None, None, SimpleNamespace(result=lambda **_: error))
+        ),
         reraise=True,
     )
 
@@ -190,7 +169,7 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
     """End the wait of task runs for a slot of `tag`, which others may hold for long; return when they have ended.
 
     In Prefect 2 they are cancelled. In Prefect 3 they begin without a slot, and have to end by themselves.
-    Private names: neither version can cancel a task run that was submitted and waits for its slot.
+    Private names: neither version can cancel a task run that waits for its slot.
     """
     if line(here()) is PREFECT_2:
         for future in waiting:
