@@ -14,7 +14,7 @@ import psycopg
 from prefect.states import Cancelled
 
 from flows import limits, mart, versions, warehouse
-from flows.api import endpoints, rest
+from flows.api import endpoints, limit_endpoints, rest
 
 KILLED = "Its process was killed; a later run found out."
 
