@@ -10,7 +10,7 @@ from flows.api import server
 
 
 def main() -> int:
-    """Make the tag's limit as asked for, free its slots with --reset, and print what the server then says."""
+    """Set the limit, free its slots with --reset, and print what the server then reports."""
     parser = cli.Arguments(description="Set how many task runs with a tag the server lets run at once.")
     parser.add_argument("--tag", default=limits.TAG, help=f"the tag (default {limits.TAG})")
     parser.add_argument(
@@ -21,8 +21,8 @@ def main() -> int:
         default="tag",
         help="the global limit that has the tag's name, which flows/prefect_flow.py --limit-by global uses",
     )
-    parser.add_argument("--limit", type=cli.whole_number, help="how many (default 3; with --reset, as it is)")
-    parser.add_argument("--reset", action="store_true", help="free the slots that dead runs still hold")
+    parser.add_argument("--limit", type=cli.whole_number, help="how many (default 3; with --reset: unchanged)")
+    parser.add_argument("--reset", action="store_true", help="free all slots, such as those of killed runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     server.use()
@@ -34,7 +34,7 @@ def main() -> int:
         limits.reset(arguments.tag, arguments.kind)
         changed = changed or bool(before and (before.active_slots or before.holders))
     now = limits.read(arguments.tag, arguments.kind)
-    assert now is not None, "a limit that was just read back"
+    assert now is not None, "a limit that has just been set"
     if arguments.json:
         cli.print_json(asdict(now) | {"changed": changed})
         return 0
@@ -44,8 +44,9 @@ def main() -> int:
     for holder in now.holders:
         print(f"  held by {holder['name']} ({holder['state']}), task run {holder['task_run_id']}")
     if arguments.reset and before and before.active_slots:
-        names = ", ".join(str(holder["name"]) for holder in before.holders) or "nobody known"
-        print(f"Freed {before.active_slots} slots, held by {names}. One that still works goes on beside the limit.")
+        names = ", ".join(str(holder["name"]) for holder in before.holders) or "unknown task runs"
+        print(f"Freed {before.active_slots} slots, held by {names}.")
+        print("A task that is still running continues without a slot.")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Say which server and which credentials are in force, and whether they work: `python scripts/test_prefect_auth.py`.
+"""Show which server and credentials are in use, whether they work, and if not, why and what to do next.
 
-Where they do not, it says why and what to do next.
+python scripts/test_prefect_auth.py [--json]
 """
 
 import sys
@@ -12,49 +12,46 @@ from flows.settings import CannotRun
 
 
 def main() -> int:
-    """Print what the server says. Returns 1 where it refuses; raises CannotRun where no Prefect server answers."""
-    parser = cli.Arguments(description="Check which server and which credentials are in force.")
+    """Print the server's verdict. Return 1 if it refuses the credentials; raise CannotRun if no server answers."""
+    parser = cli.Arguments(description="Check which server and which credentials are in use.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     try:
         origins = _origins()
-        found = diagnosis.check(server.use())
+        verdict = diagnosis.check(server.use())
     except CannotRun as error:
         if arguments.json:
             cli.print_json(asdict(diagnosis.Check(None, detail=str(error))))
         raise
     if arguments.json:
-        cli.print_json(asdict(found))
+        cli.print_json(asdict(verdict))
     else:
-        print(f"Server:      {found.api_url} ({origins.get('PREFECT_API_URL', 'the lab')})")
-        print(f"Version:     {found.server_version or 'unknown'}")
-        print(f"Credentials: {_credentials(found.scheme, origins)}")
-        print(f"Accepted:    {'yes' if found.accepted else 'no'}")
-    if not found.reachable:
-        raise CannotRun(found.detail)
-    if found.detail and not (arguments.json and found.accepted):
-        print(found.detail, file=sys.stderr if arguments.json else sys.stdout)
-    return 0 if found.accepted else 1
+        print(f"Server:      {verdict.api_url} ({origins.get('PREFECT_API_URL', 'the lab')})")
+        print(f"Version:     {verdict.server_version or 'unknown'}")
+        print(f"Credentials: {_credentials(verdict.scheme, origins)}")
+        print(f"Accepted:    {'yes' if verdict.accepted else 'no'}")
+    if not verdict.reachable:
+        raise CannotRun(verdict.detail)
+    if verdict.detail and not (arguments.json and verdict.accepted):
+        print(verdict.detail, file=sys.stderr if arguments.json else sys.stdout)
+    return 0 if verdict.accepted else 1
 
 
 def _origins() -> dict[str, str]:
-    """Where each variable that is set has its value from; asked before the kit sets any itself."""
+    """Return where each variable that is set comes from; call it before the kit sets any itself."""
     if settings.read().prefect_api_url is None:
         return {}  # the lab's own credentials are used, whatever is set
-    names = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
-    return {name: where for name in names if (where := settings.origin(name))}
+    names = ("PREFECT_API_URL", credentials.KEY, credentials.AUTH_STRING)
+    return {name: origin for name in names if (origin := settings.origin(name))}
 
 
 def _credentials(scheme: str, origins: dict[str, str]) -> str:
-    if credentials.own_header() is not None:
-        name = "PREFECT_CLIENT_CUSTOM_HEADERS"
-        return f"{scheme} ({name}, {settings.origin(name)})"
-    known = settings.read()
-    name = {"basic": "PREFECT_API_AUTH_STRING", "bearer": "PREFECT_API_KEY"}.get(scheme)
-    secret = {"basic": known.prefect_api_auth_string, "bearer": known.prefect_api_key}.get(scheme)
-    if name is None or secret is None:
+    sent = credentials.sent()
+    if sent is None:
         return scheme
-    return f"{scheme} {credentials.masked(secret)} ({name}, {origins.get(name, 'the lab')})"
+    if sent.variable == credentials.HEADERS:
+        return f"{scheme} ({sent.variable}, {settings.origin(sent.variable)})"
+    return f"{scheme} {credentials.masked(sent.secret)} ({sent.variable}, {origins.get(sent.variable, 'the lab')})"
 
 
 if __name__ == "__main__":

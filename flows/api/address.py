@@ -42,8 +42,8 @@ def check(url: str) -> None:
         right = cloud.format(*ids.groups()) if ids else cloud.format("ACCOUNT_ID", "WORKSPACE_ID")
         if url != right:
             raise CannotRun(
-                f"{url} is not the API address of a Prefect Cloud workspace. Set PREFECT_API_URL to {right}; the page of"
-                " a workspace shows both ids in its own address."
+                f"{url} is not the API address of a Prefect Cloud workspace. Set PREFECT_API_URL to {right}; the page"
+                " of a workspace shows both ids in its own address."
             )
     elif "/api" not in path:
         api = f"{address.scheme}://{address.netloc.decode()}{_PAGE.sub('', path).rstrip('/')}/api"

@@ -22,6 +22,7 @@ KEYS: dict[str, set[str]] = {  # by the end of the endpoint's path
     "task_runs/count": _RUNS,
     "logs/filter": _PAGED | {"logs", "sort"},
     "deployments/filter": _RUNS | _POOLS | _PAGED | {"sort"},
+    "work_pools/filter": _PAGED | {"work_pools"},
     "workers/filter": _PAGED | {"workers"},
     "concurrency_limits/filter": _PAGED,
     "set_state": {"state", "force"},

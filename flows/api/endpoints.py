@@ -228,6 +228,11 @@ def create_flow_run(
     return Request("POST", f"deployments/{deployment}/create_flow_run", body)
 
 
+def work_pools() -> Request:
+    """POST /work_pools/filter: work pools, by name."""
+    return Request("POST", "work_pools/filter", {"limit": rest.PAGE})
+
+
 def workers(work_pool: str) -> Request:
     """POST /work_pools/{name}/workers/filter: the workers that have polled a work pool, None without such a pool."""
     return Request("POST", f"work_pools/{quoted(work_pool)}/workers/filter", {"limit": rest.PAGE}, missing_ok=True)

@@ -1,5 +1,6 @@
-"""What a server's answer to a request means: what it holds, or what is wrong and what to do about it."""
+"""What a server's answer to a request holds, or the sentence that says what is wrong and what to do about it."""
 
+import ssl
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -9,74 +10,151 @@ import httpx
 from flows.settings import CannotRun, Refused
 
 
-def decoded(url: str, outcome: httpx.Response | Exception, *, missing_ok: bool = False) -> Any:
-    """What `outcome` of a request to `url` holds; None where it is empty, or a 404 if that is `missing_ok`.
+def decoded(url: str, response: httpx.Response, *, missing_ok: bool = False) -> Any:
+    """Return what `response` holds, decoded from JSON; None if it is empty, or for a 404 if that is `missing_ok`.
 
-    Raises CannotRun, with the cause and the next step, where it is no answer, or a refusal (Refused for credentials).
+    Raises CannotRun, with the cause and the next step, if it is not a Prefect server's or not a success; Refused if
+    the server refuses the credentials.
     """
-    if isinstance(outcome, httpx.TimeoutException):
-        raise CannotRun(f"The server does not answer: {url} timed out. Is it overloaded, or stopped?")
-    if isinstance(outcome, Exception):
-        raise CannotRun(f"No server answers at {url} ({outcome}). Check PREFECT_API_URL, or start the server.")
     try:
-        said = outcome.json() if outcome.content else None
+        content = response.json() if response.content else None
     except ValueError:
-        if outcome.status_code not in (401, 403):
-            raise CannotRun(
-                f"{url} answers {outcome.status_code} with something else than JSON."
-                " Is it a Prefect server's API, and does the server behind it run?"
-            ) from None
-        said = None  # a gateway's own page
-    if outcome.is_success:
-        return said
-    if outcome.status_code == 404 and missing_ok:
+        raise refusal(url, response) from None
+    if response.is_success:
+        return content
+    if response.status_code == 404 and missing_ok:
         return None
-    raise _refusal(url, outcome, said)
+    raise refusal(url, response)
 
 
-def _refusal(url: str, answer: httpx.Response, said: Any) -> CannotRun:
-    """What the server said, and what to do about it."""
-    if isinstance(said, dict):
-        said = said.get("exception_detail") or said.get("detail") or said.get("exception_message")
-    if isinstance(said, list):  # what is wrong with which part of the body
-        parts = [part if isinstance(part, dict) else {"msg": part} for part in said]
-        said = "; ".join(f"{'.'.join(map(str, part.get('loc', ())[1:]))} {part.get('msg')}" for part in parts)
-    reason = " ".join(str(said or "no reason given").split())[:300].rstrip(".")
-    refused = f"{url} answers {answer.status_code}: {reason}."
-    match answer.status_code:
-        case 307:
-            return CannotRun(f"{url} points to {answer.headers.get('Location')}. Correct the path, or PREFECT_API_URL.")
-        case 403 if "CSRF" in reason:
-            return Refused(
-                f"{refused} It takes what is sent with a token of its own alone, which its own pages have and programs"
-                " lack: start it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false. It is not for your credentials."
-            )
-        case 401 | 403:
-            return Refused(
-                f"{url} refuses the credentials ({answer.status_code}: {reason})."
-                " Run scripts/test_prefect_auth.py: it says which ones are in force."
-            )
-        case 404 | 405 if reason in ("Not Found", "Method Not Allowed"):
-            next_step = " This version of the server has no such endpoint; its page /docs lists those that it has."
-        case 404:
-            next_step = " It was deleted, or it is on another server."
-        case 422:
-            next_step = " This version of the server expects something else; its page /docs says what."
-        case 423 | 429:
-            next_step = f" It is busy; try again in {asked(answer):.0f} s."
-        case status:
-            next_step = " The server's own log says more." if status >= 500 else ""
-    return CannotRun(refused + next_step)
+def unreachable(url: str, error: Exception) -> CannotRun:
+    """Return what to raise if a request to `url` ended in `error`, without an answer."""
+    text = str(error)
+    if isinstance(error, httpx.InvalidURL):
+        return CannotRun(f"The address {url} is not valid ({text}). Correct PREFECT_API_URL.")
+    server = f"{httpx.URL(url).scheme}://{httpx.URL(url).netloc.decode()}"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = text.split("CERTIFICATE_VERIFY_FAILED]")[-1].split("(_ssl")[0].strip()
+        return CannotRun(
+            f"{server} has a certificate that is not trusted here ({reason})."
+            " Set PREFECT_API_SSL_CERT_FILE to the certificate of the authority that signed it."
+        )
+    if isinstance(error.__cause__, ssl.SSLError) or "SSL" in text:
+        return CannotRun(
+            f"{server} does not use TLS. Write http:// in PREFECT_API_URL, or put a gateway with TLS in front of it."
+        )
+    if isinstance(error, httpx.TimeoutException):
+        limits = error.request.extensions["timeout"]
+        seconds = limits["connect" if isinstance(error, httpx.ConnectTimeout) else "read"]
+        return CannotRun(
+            f"{url} did not answer within {seconds:g} s. Request less data, or check that the server is running and"
+            " that no firewall is in the way."
+        )
+    if isinstance(error, httpx.ConnectError):
+        if any(words in text for words in ("Name or service", "nodename", "name resolution")):
+            return CannotRun(f"No machine has the name {httpx.URL(url).host}. Correct PREFECT_API_URL.")
+        return CannotRun(
+            f"No server answers at {server}. Start it (for the lab: python scripts/lab.py up), or correct"
+            " PREFECT_API_URL."
+        )
+    if isinstance(error, httpx.LocalProtocolError):  # its text quotes the header, with the secret
+        return CannotRun(f"Nothing was sent to {server}: the credentials do not fit in a header. Correct them.")
+    return CannotRun(
+        f"{server} hung up without an answer ({text}). If it expects https, write https:// in PREFECT_API_URL;"
+        " otherwise look at its log."
+    )
 
 
-def asked(answer: httpx.Response) -> float:
-    """The seconds for which `Retry-After` asks: a number of them, perhaps a fraction, or a date. 1 if it does not."""
-    said = answer.headers.get("Retry-After", "1")
+def refusal(url: str, response: httpx.Response) -> CannotRun:
+    """Return what to raise for `response`, which is not a success or not JSON: its reason, and what to do about it."""
+    status = response.status_code
+    if status == 400 and "HTTPS" in response.text:
+        return CannotRun(f"{url} expects https, but was called over http. Write https:// in PREFECT_API_URL.")
+    if response.is_redirect:
+        return CannotRun(_redirected(httpx.URL(url), response.headers.get("Location", "")))
+    reason = _reason(response)
+    answers = f"{url} answers {status}{': ' if reason else ''}{reason}."
+    if status == 403 and "CSRF" in reason:
+        return Refused(
+            f"{answers} The server requires a CSRF token, which its own web pages have and this client does not. Start"
+            " it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false. Your credentials are not the problem."
+        )
+    if status in (401, 403):
+        said = f" ({status}: {reason})" if reason else f" ({status})"
+        if status == 401:
+            next_step = "Run python scripts/test_prefect_auth.py: it shows which ones are in use, and why they fail."
+            return Refused(f"{url} refuses the credentials{said}. {next_step}")
+        return Refused(
+            f"{url} accepts the credentials, but they do not allow this{said}."
+            " Ask the server's administrator for the right to use the API."
+        )
+    if status in (502, 503, 504):
+        return CannotRun(
+            f"{answers} The Prefect server behind this address, or its database, is not available."
+            " Start the server, or look at its log."
+        )
+    if not _is_json(response):
+        return not_prefect(url, response)
+    if status in (404, 405) and reason in ("Not Found", "Method Not Allowed"):
+        return CannotRun(f"{answers} This version of the server has no such endpoint; its page /docs lists all it has.")
+    next_step = {
+        404: " It was deleted, or it is on another server.",
+        422: " This version of the server expects something else; its page /docs shows what.",
+        423: f" It is busy; try again in {retry_after(response):.0f} s.",
+        429: f" It is busy; try again in {retry_after(response):.0f} s.",
+    }.get(status, " Look at the server's log for the cause." if status >= 500 else "")
+    return CannotRun(answers + next_step)
+
+
+def not_prefect(url: str, response: httpx.Response) -> CannotRun:
+    """Return what to raise for `response`, which a Prefect server would not give."""
+    content = "JSON" if _is_json(response) else "something other than JSON"
+    if "html" in response.headers.get("Content-Type", ""):
+        content = "a web page"
+    return CannotRun(
+        f"{url} answers {response.status_code} with {content}: that is not a Prefect API."
+        " Check the path in PREFECT_API_URL, and any proxy between this machine and the server."
+    )
+
+
+def retry_after(response: httpx.Response) -> float:
+    """Return the seconds that `Retry-After` asks for, as a number or as a date; 1 if it is missing or unreadable."""
+    asked = response.headers.get("Retry-After", "1")
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(asked))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(timezone.utc)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
     except (ValueError, TypeError):
         return 1.0
+
+
+def _redirected(url: httpx.URL, location: str) -> str:
+    target = url.join(location)
+    if (url.scheme, target.scheme, url.host) == ("http", "https", target.host):
+        return f"{url} redirects to https. Write https:// in PREFECT_API_URL."
+    if target.path.strip("/") == url.path.strip("/") and target.host == url.host:
+        return f"{url} redirects to {target}. Correct the path."
+    return (
+        f"{url} redirects to {location or 'nowhere'}: probably a login page, which a program cannot use."
+        " Ask for an API address that accepts a key instead of a login."
+    )
+
+
+def _is_json(response: httpx.Response) -> bool:
+    try:
+        return not response.content or response.json() is not Ellipsis
+    except ValueError:
+        return False
+
+
+def _reason(response: httpx.Response) -> str:
+    """Return the reason that a Prefect server gives for a refusal, on one line; "" if there is none."""
+    reason = response.json() if response.content and _is_json(response) else ""
+    if isinstance(reason, dict):
+        reason = reason.get("exception_detail") or reason.get("detail") or reason.get("exception_message") or ""
+    if isinstance(reason, list):  # what is wrong with which part of the body
+        parts = [part if isinstance(part, dict) else {"msg": part} for part in reason]
+        reason = "; ".join(f"{'.'.join(map(str, part.get('loc', ())[1:]))} {part.get('msg')}" for part in parts)
+    return " ".join(str(reason).split())[:300].rstrip(".")
