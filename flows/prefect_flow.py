@@ -87,7 +87,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     query = sql_query if limit_by == "tag" else sql_query_in_slot
     with warehouse.prepared(scale), mart.staging(run) as staging:
         futures = [query.submit(name, staging) for name in names]
-        with recovery.interruptible(staging, names, futures), report.progress(staging, names, futures):
+        with recovery.interruptible(staging, names, futures, limit_by), report.progress(staging, names, futures):
             wait(futures)
         rows = report.rows(staging, names, futures)
         try:

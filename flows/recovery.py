@@ -57,7 +57,9 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
 
 
 @contextlib.contextmanager
-def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Generator[None]:
+def interruptible(
+    staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: limits.Kind
+) -> Generator[None]:
     """Let Ctrl-C end the queries of `futures`, by their `names`, instead of the process, until the block ends.
 
     Those that run are cancelled in the database, those that wait do not begin. A second Ctrl-C ends the process.
@@ -75,7 +77,8 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any]) -
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("Interrupted: cancelling what runs.", file=sys.stderr)
         (staging / "interrupted").touch()
-        threading.Thread(target=end_waits, daemon=True).start()
+        if limit_by == "tag":  # a task that waits for a global limit does so in its own code
+            threading.Thread(target=end_waits, daemon=True).start()
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
