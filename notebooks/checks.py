@@ -1,274 +1,242 @@
-"""The questions that the lessons' exercises are graded by, asked of the server.
+"""The checks that grade the lessons' exercises by querying the server.
 
-Each prints one line: what is right, or what is not and a hint. None raises.
+Each prints one line: what is right, or what is not right yet, with a hint. None of them raises.
 """
 
-import contextlib
-import functools
 import json
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ParamSpec
+from typing import Any
 
 import pandas as pd
 from pydantic import SecretStr
 
 import lessons
+import records
 from flows import limits, report, settings
-from flows.api import diagnosis, endpoints, rest
-from flows.monitor import frames, pages
-from flows.settings import CannotRun
-
-Asked = ParamSpec("Asked")
+from flows.api import address, diagnosis, endpoints, rest
+from flows.monitor import frames
+from grading import Wrong, environment, newest_run, printing
 
 
-class _No(Exception):
-    """The answer is not right. The message says what is wrong, and gives a hint."""
-
-
-def _told(check: Callable[Asked, str]) -> Callable[Asked, None]:
-    """`check`, which returns what is right or raises _No, as a check that prints."""
-
-    @functools.wraps(check)
-    def told(*arguments: Asked.args, **named: Asked.kwargs) -> None:
-        try:
-            print(f"Right: {check(*arguments, **named)}")
-        except (_No, CannotRun) as no:
-            print(f"Not yet: {no}")
-        except Exception as error:
-            print(
-                f"Not yet: the answer cannot be read ({type(error).__name__}: {error}). Keep the form of the example."
-            )
-
-    return told
-
-
-@_told
+@printing
 def repaired(configuration: Mapping[str, str], url: str) -> str:
-    """01, 1: whether the server at `url` accepts a program with this `configuration` as its environment."""
-    return f"the server accepts it, and {_accepted(configuration, url).scheme} is what is sent."
+    """Grade 01, exercise 1: the server at `url` must accept a program with this `configuration` as its environment."""
+    return f"the server accepts it, and the client sends {_accepted(configuration, url).scheme} credentials."
 
 
-@_told
+@printing
 def revoked(named: str, three: Mapping[str, SecretStr], url: str) -> str:
-    """01, 2: whether `named` is the one of `three` (keys by holder) whose key the server at `url` refuses."""
+    """Grade 01, exercise 2: `named` must be the one of `three` (keys by holder) that the server at `url` refuses."""
     if named not in three:
-        raise _No(f"name one of {', '.join(three)}.")
-    with _environment({"PREFECT_API_URL": url, "PREFECT_API_KEY": three[named]}):
+        raise Wrong(f"name one of {', '.join(three)}.")
+    with environment({"PREFECT_API_URL": url, "PREFECT_API_KEY": three[named]}):
         if diagnosis.check(url).accepted:
-            raise _No(f"the server accepts the key of {named!r}. Ask it with each of the three.")
+            raise Wrong(f"the server accepts the key of {named!r}. Ask it with each of the three.")
     return f"the server refuses that key, and accepts the other {len(three) - 1}."
 
 
-@_told
+@printing
 def hidden(configuration: Mapping[str, Any], key: str, url: str) -> str:
-    """01, 3: whether the server at `url` accepts the `configuration`, and printing it does not show `key`."""
-    for way, text in {"print": str(configuration), "a log": f"{list(configuration.values())}"}.items():
+    """Grade 01, exercise 3: the server at `url` must accept `configuration`, and printing it must not show `key`."""
+    shown = {
+        "print": str(configuration),
+        "a log": f"{list(configuration.values())}",
+        "json.dumps": json.dumps(configuration, default=str),
+    }
+    for way, text in shown.items():
         if key in text:
-            raise _No(f"{way} shows the key. Put it into something that does not print itself.")
-    if key in json.dumps(configuration, default=str):
-        raise _No("json.dumps shows the key. Put it into something that does not print itself.")
+            raise Wrong(f"{way} shows the key. Wrap it in a type that hides its value when it is printed.")
     _accepted(configuration, url)
-    return "the server accepts it, and nobody reads it in a log."
+    return "the server accepts it, and no log shows the key."
 
 
-@_told
+@printing
 def predictions(predicted: Mapping[int, float | None], runs: Mapping[int, str]) -> str:
-    """02, 1: whether the predicted seconds fit what the server recorded of the flow runs `runs`; both by limit."""
+    """Grade 02, exercise 1: the seconds in `predicted` must fit the server's times of `runs`; both are by limit."""
     for limit, run in runs.items():
         guess = predicted.get(limit)
         if guess is None:
-            raise _No(f"there is no prediction for a limit of {limit}. How many rounds do ten tasks need?")
+            raise Wrong(f"there is no prediction for a limit of {limit}. How many rounds do ten tasks need?")
         tasks = lessons.finished(run, 10).task_runs
         took = (tasks["ended"].max() - tasks["started"].min()).total_seconds()
         least = report.ideal_seconds([0.3] * len(tasks), limit)
         if guess < 0.9 * least:
-            raise _No(
-                f"under a limit of {limit} it cannot take {guess:.1f} s: that is {least / 0.3:.0f} rounds of 0.3 s."
+            raise Wrong(
+                f"with a limit of {limit} it cannot take {guess:.1f} s: it needs {least / 0.3:.0f} rounds of 0.3 s."
             )
         if guess > 1.5 * max(took, least):
-            raise _No(f"under a limit of {limit} it took less than {guess:.1f} s. Do {limit} tasks run at once in it?")
-    return "the server's times bear your predictions out."
+            raise Wrong(f"with a limit of {limit} it took less than {guess:.1f} s. How many tasks run at once?")
+    return "the times the server recorded match your predictions."
 
 
-@_told
+@printing
 def two_databases(tags: Mapping[str, str], connections: Mapping[str, int]) -> str:
-    """02, 2: whether each database has a tag of its own, with a limit on the server that fits its `connections`."""
+    """Grade 02, exercise 2: each database must have its own tag, with a limit that equals its `connections`."""
     if tags.keys() != connections.keys() or any(tag == "…" for tag in tags.values()):
-        raise _No(f"name a tag for each of {' and '.join(connections)}.")
+        raise Wrong(f"name a tag for each of {' and '.join(connections)}.")
     for tag in tags.values():
-        if not tag.startswith("lesson-"):
-            raise _No(f"the tag {tag!r} does not begin with 'lesson-'. By that the last cell knows what it may remove.")
+        if not tag.startswith(f"{records.PREFIX}-"):
+            raise Wrong(f"the tag {tag!r} does not begin with 'lesson-', so the last cell would not remove its limit.")
     if len(set(tags.values())) < len(tags):
-        raise _No("both databases have the same tag, so all its slots could go to one of them. Choose two tags.")
-    for database, most in connections.items():
-        found = limits.read(tags[database])
-        if found is None:
-            raise _No(f"the server has no limit for the tag {tags[database]!r}. Set it with limits.ensure.")
-        if found.limit > most:
-            raise _No(f"{found.limit} may run on {database} at once, and it takes {most} connections. Lower the limit.")
-        if found.limit < most:
-            raise _No(f"{database} takes {most} connections, and only {found.limit} may run. A seat stays empty.")
-    return "two scarce things, two tags, two limits; the server has them."
+        raise Wrong("both databases have the same tag, so all its slots could go to one of them. Choose two tags.")
+    for database, accepted in connections.items():
+        limit = limits.read(tags[database])
+        if limit is None:
+            raise Wrong(f"the server has no limit for the tag {tags[database]!r}. Set it with limits.ensure.")
+        if limit.limit > accepted:
+            raise Wrong(
+                f"{limit.limit} queries may use {database} at once, but it accepts {accepted} connections."
+                " Lower the limit."
+            )
+        if limit.limit < accepted:
+            raise Wrong(
+                f"{database} accepts {accepted} connections, but only {limit.limit} queries may use it at once."
+                " One connection is never used. Raise the limit."
+            )
+    return "two resources, two tags, two limits; the server has them."
 
 
-@_told
+@printing
 def leak(named: str, suspects: Sequence[str]) -> str:
-    """02, 3: whether the tag of which `lessons.hold_slot` lost a slot is named, and the slot is free."""
+    """Grade 02, exercise 3: `named` must be the tag whose slot `exercises.hold_slot` took, and all slots be free."""
     if named not in suspects:
-        raise _No(f"name one of {', '.join(suspects)}. Ask the server how many slots of each are taken.")
+        raise Wrong(f"name one of {', '.join(suspects)}. Ask the server how many slots of each are taken.")
     for tag in suspects:
-        found = limits.read(tag)
-        if found is None or found.limit != 2:
-            raise _No(f"the limit of {tag!r} is no longer 2. Free its slots, and leave the limit: limits.reset.")
-    body = {"flows": {"name": {"any_": [lessons.FLOW]}}, "task_runs": {"tags": {"all_": [named]}}}
-    if not rest.call("POST", "task_runs/count", body):  # the counter says nothing any more, once it is reset
-        raise _No(f"{named!r} has lost no slot. Look at active_slots of each tag, before you free it.")
+        limit = limits.read(tag)
+        if limit is None or limit.limit != 2:
+            raise Wrong(f"the limit of {tag!r} is no longer 2. Keep the limit, and free its slots with limits.reset.")
+    # The counter cannot tell which tag it was, once it is reset.
+    lost = endpoints.task_runs(flow=records.PREFIX, tag=named)
+    if not rest.send(endpoints.count(lost)):
+        raise Wrong(f"{named!r} has not lost a slot. Compare active_slots of the three tags before you free any slot.")
     if any(limit.active_slots for tag in suspects if (limit := limits.read(tag))):
-        raise _No(f"{named!r} it is, and its slot is still taken. Free it: limits.reset.")
-    return "the leaked slot is found and free."
+        raise Wrong(f"{named!r} is the right tag, but its slot is still taken. Free it with limits.reset.")
+    return "you named the tag that lost a slot, and the slot is free again."
 
 
-@_told
+@printing
 def cleanup(flow: str) -> str:
-    """03, 1: whether in the newest run of `flow` cleanup came after the last query, one of which failed."""
-    tasks = _newest(flow, 4).task_runs
+    """Grade 03, exercise 1: in the newest run of `flow` a query must fail, and cleanup come after the last query."""
+    tasks = newest_run(flow, 4).task_runs
     cleanups = tasks[tasks["name"].str.startswith("cleanup")]
     queries = tasks.drop(index=cleanups.index)
     if not (queries["state_type"] == "FAILED").any():
-        raise _No("no query failed in the run. Submit those in `broken`: it is about what comes after a failure.")
+        raise Wrong("no query failed in the run. Submit the queries in `broken`: one of them fails.")
     if cleanups.empty:
-        raise _No("the server knows of no cleanup in the run. Call it after a wait() for each future: result() raises.")
+        raise Wrong(
+            "the run has no task run of cleanup. Call it after a wait() for each future, because result() raises."
+        )
     early = (queries["ended"].max() - cleanups["started"].min()).total_seconds()
     if early > 0:
-        raise _No(f"cleanup began {early:.1f} s before the last query had ended. Wait for all futures first.")
+        raise Wrong(f"cleanup began {early:.1f} s before the last query had ended. Wait for all futures first.")
     state = cleanups["state"].iloc[0]
     if state == "NotReady":
-        raise _No("cleanup is NotReady, for good: wait_for means if they completed. Wait in the flow instead.")
+        raise Wrong(
+            "cleanup is NotReady and never runs: wait_for requires that all complete. Wait in the flow instead."
+        )
     if state != "Completed":
-        raise _No(f"cleanup is {state}: {cleanups['message'].iloc[0]}")
-    return "a query failed, and cleanup came after the last one."
+        raise Wrong(f"cleanup is {state}: {cleanups['message'].iloc[0]}")
+    return "a query failed, and cleanup ran after the last one had ended."
 
 
-@_told
+@printing
 def waste(wasted: Mapping[str, float | None], because: str, runs: Mapping[str, str], limit: int) -> str:
-    """03, 2: whether the idle slot-seconds of each of the flow runs `runs` are right, and the cause for the batches."""
+    """Grade 03, exercise 2: the idle slot-seconds of each of `runs` must be right, and so must the cause."""
     for way, run in runs.items():
         tasks = lessons.finished(run).task_runs
         took = (tasks["ended"].max() - tasks["started"].min()).total_seconds()
-        idle, said = limit * took - tasks["ran_seconds"].sum(), wasted.get(way)
-        if said is None:
-            raise _No(f"how many slot-seconds did {way!r} waste? {limit} slots, {took:.1f} s, less what the tasks ran.")
-        if abs(said - idle) > 0.25 * idle + 0.15 * len(tasks):
-            raise _No(f"{said:.1f} is not what {way!r} wasted. Its {limit} slots were there for {took:.1f} s each.")
+        idle, answer = limit * took - tasks["ran_seconds"].sum(), wasted.get(way)
+        if answer is None:
+            raise Wrong(
+                f"there is no answer for {way!r}. It had {limit} slots for {took:.1f} s, less what its tasks ran."
+            )
+        if abs(answer - idle) > 0.25 * idle + 0.15 * len(tasks):
+            raise Wrong(f"{answer:.1f} is not what {way!r} wasted. It had {limit} slots for {took:.1f} s each.")
     if because != "a":
-        raise _No("the cause is another one. In the timeline of the batches, what are the empty slots waiting for?")
-    return "the batches wait for their longest task, and the server's times say how long."
+        raise Wrong(
+            "the cause is a different one. What are the empty slots in the timeline of the batches waiting for?"
+        )
+    return "each batch waits for its longest task, and the times the server recorded show how long."
 
 
-@_told
+@printing
 def one_more_query(flow: str, query: str, others: int, limit: int) -> str:
-    """03, 3: whether the newest run of `flow` ran `query` beside `others`, with the tag, and the limit held."""
-    page = _newest(flow, others + 1)
+    """Grade 03, exercise 3: the newest run of `flow` must run `query` beside `others`, with the tag, under `limit`."""
+    page = newest_run(flow, others + 1)
     mine = page.task_runs[page.task_runs["name"].str.startswith(query)]
     if mine.empty:
-        raise _No(f"the server knows of no task run {query!r} in the run. Submit it as a task named so.")
+        raise Wrong(f"the run has no task run named {query!r}. Submit it as a task with this name.")
     if set(mine["state"]) != {"Completed"}:
-        raise _No(f"{query!r} is {mine['state'].iloc[0]}: {mine['message'].iloc[0]}")
-    if len(page.task_runs) - len(mine) < others:
-        raise _No(f"the run has {len(page.task_runs) - len(mine)} other queries. Keep all {others}.")
+        raise Wrong(f"{query!r} is {mine['state'].iloc[0]}: {mine['message'].iloc[0]}")
+    beside = page.task_runs.drop(index=mine.index)
+    if len(beside) < others:
+        raise Wrong(f"the run has only {len(beside)} other queries. Keep all {others}.")
     if frames.tagged(mine, limits.TAG).empty:
-        raise _No(f"{query!r} ran without a slot, since it has no tag {limits.TAG!r}: it was one connection too many.")
-    if (mine["submitted"] >= page.task_runs.drop(index=mine.index)["ended"].max()).all():  # the slot may come late
-        raise _No(f"{query!r} began after all others had ended. Submit it with them, and then wait.")
+        raise Wrong(f"{query!r} ran without a slot, because it has no tag {limits.TAG!r}: one connection too many.")
+    if (mine["submitted"] >= beside["ended"].max()).all():  # the slot may come late
+        raise Wrong(f"{query!r} was submitted after all others had ended. Submit it with them, and then wait.")
     peak = frames.concurrency(page.task_runs, page.until)["running"].max()
     if peak > limit:
-        raise _No(f"{peak} queries ran at once, where {limit} may. Do all of them have the tag?")
-    return f"{query!r} shares the slots with the others, and the limit held."
+        raise Wrong(f"{peak} queries ran at once, but only {limit} may. Do all of them have the tag?")
+    return f"{query!r} shares the slots with the others, and no more than {limit} queries ran at once."
 
 
-@_told
+@printing
 def slowest(named: str, since: datetime, before: datetime) -> str:
-    """04, 1: whether `named` is the query of main_etl, started between `since` and `before`, that ran longest."""
-    between = {"after_": since.isoformat(), "before_": before.isoformat()}
-    those = {"start_time": between, "tags": {"all_": [limits.TAG]}}
-    body = {"flows": {"name": {"any_": ["main_etl"]}}, "task_runs": those}
-    found = frames.task_runs(rest.rows(rest.Request("POST", "task_runs/filter", body)), pd.Timestamp.now("UTC"))
-    ran = found.groupby("name")["ran_seconds"].max().sort_values(ascending=False)
+    """Grade 04, exercise 1: `named` must be the query of main_etl, started between the two times, that ran longest."""
+    started = rest.rows(endpoints.task_runs(flow="main_etl", tag=limits.TAG, started=(since, before)))
+    ran = frames.task_runs(started, pd.Timestamp.now("UTC")).groupby("name")["ran_seconds"].max()
+    ran = ran.sort_values(ascending=False)
     if named not in ran.index:
-        known = rest.call("POST", "task_runs/count", {"task_runs": {"name": {"any_": [named]}}})
-        when = "did not start in that time. Put both times into the filter" if known else "is no query of a run"
-        raise _No(f"{named!r} {when}.")
+        if rest.send(endpoints.count(endpoints.task_runs(name=named))):
+            raise Wrong(f"{named!r} did not start in that time. Put both times into the filter.")
+        raise Wrong(f"{named!r} is not a query of any run.")
     if named != ran.index[0]:
-        raise _No(f"{named!r} ran {ran[named]:.2f} s, and another one longer. Compare all {len(ran)} of that time.")
-    return "it ran longest of those that started in that time."
+        raise Wrong(f"{named!r} ran {ran[named]:.2f} s, but another one ran longer. Compare all {len(ran)}.")
+    return "of the queries that started in that time, it ran longest."
 
 
-@_told
-def waits(said: Mapping[str, str], waiting: Mapping[str, str]) -> str:
-    """04, 2: whether the reason `said` for each run of `waiting` (ids by name) is the one that the server shows."""
+@printing
+def waits(reasons: Mapping[str, str], waiting: Mapping[str, str]) -> str:
+    """Grade 04, exercise 2: `reasons` must give for each run of `waiting` (ids by name) why it waits."""
     for name, flow_run_id in sorted(waiting.items()):
         run = rest.send(endpoints.flow_run(flow_run_id))
         due = pd.to_datetime(run["expected_start_time"], utc=True) <= pd.Timestamp.now("UTC")
-        true, hint = {
-            "PAUSED": ("paused", "its state says it"),
-            "RUNNING": ("no slot", "it has begun; look at its task runs and their tags"),
+        right, hint = {
+            "PAUSED": ("paused", "look at its state"),
+            "RUNNING": ("no slot", "it has begun, so look at its task runs and their tags"),
         }.get(run["state_type"], ("no worker", "it is due") if due else ("not due", "look at when it is due"))
-        if said.get(name) not in ("not due", "no worker", "paused", "no slot"):
-            raise _No(f"say one of the four reasons for {name!r}.")
-        if said[name] != true:
-            raise _No(f"{name!r} is {run['state_name']}, and waits for another reason: {hint}.")
-    return "each run waits for what you say."
+        if reasons.get(name) not in ("not due", "no worker", "paused", "no slot"):
+            raise Wrong(f"choose one of the four reasons for {name!r}.")
+        if reasons[name] != right:
+            raise Wrong(f"{name!r} is {run['state_name']}, but waits for a different reason: {hint}.")
+    return "these are the reasons why the four runs wait."
 
 
-@_told
+@printing
 def failed_filter(body: Mapping[str, Any]) -> str:
-    """04, 3: whether `body`, sent to flow_runs/filter, finds what the monitor shows as failed."""
-    found = rest.rows(rest.Request("POST", "flow_runs/filter", dict(body)), 5000)
-    wanted = rest.rows(endpoints.flow_runs(state=["FAILED", "CRASHED"]), 5000)
-    if any(run["state_type"] not in ("FAILED", "CRASHED") for run in found):
-        raise _No("it finds runs that have not failed, too. Ask for the types of their state.")
-    missing = {run["state_type"]: run for run in wanted if run["id"] not in {one["id"] for one in found}}
+    """Grade 04, exercise 3: `body`, sent to flow_runs/filter, must select what the monitor shows as failed."""
+    selected = rest.rows(endpoints.flow_runs()._replace(body=dict(body)), 5000)
+    failed = rest.rows(endpoints.flow_runs(state=endpoints.FAILED), 5000)
+    if any(run["state_type"] not in endpoints.FAILED for run in selected):
+        raise Wrong("it also selects runs that have not failed. Filter by the type of their state.")
+    ids = {run["id"] for run in selected}
+    missing = {run["state_type"] for run in failed if run["id"] not in ids}
     if missing:
-        raise _No(f"it misses runs of the type {' and '.join(sorted(missing))}. A list may name several types.")
-    return f"it finds what the monitor shows as failed, {'and nothing else' if found else 'which is nothing'}."
+        raise Wrong(f"it misses runs of the type {' and '.join(sorted(missing))}. A list may name several types.")
+    return f"it selects what the monitor shows as failed{'' if selected else ', which is nothing at the moment'}."
 
 
 def _accepted(configuration: Mapping[str, Any], url: str) -> diagnosis.Check:
-    """What the server says of a program with this `configuration`. Raises _No where it does not accept it."""
-    with _environment(configuration):
+    """Return how the server answers a program with this `configuration`. Raises Wrong if it does not accept it."""
+    with environment(configuration):
         named = settings.read().prefect_api_url
+        if named is not None:
+            address.check(named)
         if named != url:
-            raise _No(f"PREFECT_API_URL is {named}, and the server is at {url}.")
-        found = diagnosis.check(url)
-    if not found.accepted:
-        raise _No(found.detail)
-    if "PREFECT_API_AUTH_STRING" in configuration and "PREFECT_API_KEY" in configuration:
-        raise _No(found.detail)
-    return found
-
-
-@contextlib.contextmanager
-def _environment(configuration: Mapping[str, Any]) -> Generator[None]:
-    """The environment, for a while, with those credentials that `configuration` has, and no others."""
-    before = dict(os.environ)
-    for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS"):
-        os.environ.pop(name, None)
-    for name, value in configuration.items():
-        os.environ[name] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _newest(flow: str, tasks: int) -> pages.Run:
-    """The newest run of the flow named `flow`, with its `tasks` task runs, or as many as there are."""
-    runs = rest.send(endpoints.flow_runs(flow=flow, limit=1))
-    if not runs:
-        raise _No(f"the server knows of no run of a flow named {flow!r}. Run the cell above.")
-    with contextlib.suppress(CannotRun):  # perhaps it has fewer
-        return lessons.finished(runs[0]["id"], tasks, seconds=3)
-    return pages.run(runs[0]["id"])
+            raise Wrong(f"PREFECT_API_URL is {named or 'not set'}, but the server is at {url}.")
+        check = diagnosis.check(url)
+    if not check.accepted or {"PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"} <= configuration.keys():
+        raise Wrong(check.detail)
+    return check

@@ -26,9 +26,9 @@ from streamlit.testing.v1 import AppTest
 from support.servers import forget_servers
 from support.waiting import eventually
 
-import lessons
+import records
 from flows import lab, limits, settings
-from flows.api import endpoints, rest, server
+from flows.api import endpoints, limit_endpoints, rest, server
 from flows.lab import prefect_server
 from flows.monitor import charts
 
@@ -80,6 +80,15 @@ def test_it_begins_and_ends_as_every_lesson_does(name: str) -> None:
     assert code(notebook)[1].source.endswith("lessons.begin()")
     assert "lessons.end(" in notebook.cells[-1].source
     assert "**Next:**" in prose(notebook)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_flows_have_names_by_which_the_end_removes_them(name: str) -> None:
+    sources = "\n".join(cell.source for cell in code(read(name)))
+    named = re.findall(r'\bflow\((?:.*, )?name="([^"]+)"', sources)
+    named += re.findall(r'"(?:flows|work_pools)/", \{"name": "([^"]+)"', sources)
+    assert len(re.findall(r"@flow\b", sources)) == sources.count("@flow(name=")
+    assert all(flow.startswith(records.PREFIX) for flow in named), named
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +180,7 @@ WRONG = {
         Wrong(0, 'repaired = broken | {"PREFECT_API_URL": url}', "both|Bearer|user and password|Basic|basic"),
         Wrong(0, 'repaired = {"PREFECT_API_URL": url, "PREFECT_API_KEY": f"Bearer {working}"}', "begins with the word"),
         Wrong(1, "revoked = next(name for name in three if name in keys.bearer())", "the server accepts the key of"),
-        Wrong(2, 'configuration = {"PREFECT_API_URL": url, "PREFECT_API_KEY": "*" * 30}', "refuses the key"),
+        Wrong(2, 'configuration = {"PREFECT_API_URL": url, "PREFECT_API_KEY": "*" * 30}', "rejected the key"),
         Wrong(2, 'configuration = {"PREFECT_API_URL": url, "key": working}', "shows the key"),
     ],
     "02_limits": [
@@ -182,10 +191,10 @@ WRONG = {
         ),
         Wrong(1, 'tags = {"orders": "orders", "archive": "archive"}', "'orders' does not begin with 'lesson-'"),
         Wrong(1, 'tags = {"orders": "lesson-o", "archive": "lesson-a"}', "no limit for the tag"),
-        Wrong(1, 'limits.ensure("lesson-o", 3); limits.ensure("lesson-a", 3)', "archive at once, and it takes 2"),
-        Wrong(1, 'limits.ensure("lesson-o", 2); limits.ensure("lesson-a", 2)', "A seat stays empty"),
+        Wrong(1, 'limits.ensure("lesson-o", 3); limits.ensure("lesson-a", 3)', "archive at once, but it accepts 2"),
+        Wrong(1, 'limits.ensure("lesson-o", 2); limits.ensure("lesson-a", 2)', "One connection is never used"),
         Wrong(2, 'leaked = globals().get("lost", "lost")', "name one of"),
-        Wrong(2, "leaked = next(tag for tag in suspects if not limits.read(tag).active_slots)", "has lost no slot"),
+        Wrong(2, "leaked = next(tag for tag in suspects if not limits.read(tag).active_slots)", "has not lost a slot"),
         Wrong(2, "leaked = next(tag for tag in suspects if limits.read(tag).active_slots)", "is still taken"),
         Wrong(2, "limits.ensure(leaked, 3)", "no longer 2"),
         Wrong(2, "limits.ensure(leaked, 2)", "is still taken"),
@@ -193,7 +202,7 @@ WRONG = {
     "03_parallel_flow": [
         Wrong(
             0,
-            """@flow(name="exercise cleanup")
+            """@flow(name="lesson exercise cleanup")
 def job():
     futures = [sql_query.submit(name) for name in broken]
     cleanup()
@@ -203,7 +212,7 @@ _ = job(return_state=True)""",
         ),
         Wrong(
             0,
-            """@flow(name="exercise cleanup")
+            """@flow(name="lesson exercise cleanup")
 def job():
     futures = [sql_query.submit(name) for name in broken]
     cleanup.submit(wait_for=futures).wait()
@@ -214,12 +223,12 @@ _ = job(return_state=True)""",
         Wrong(
             1,
             'wasted = {w: limit * seconds(r) - sum(skewed) for w, r in skewed_runs.items()}; because = "c"',
-            "the cause is another one",
+            "the cause is a different one",
         ),
         Wrong(
             2,
             """newest = task(newest_order, task_run_name="newest_order")
-@flow(name="exercise query")
+@flow(name="lesson exercise query")
 def nightly():
     for future in [newest.submit(), *[sql_query.submit(name) for name in names]]:
         future.wait()
@@ -229,28 +238,28 @@ _ = nightly(return_state=True)""",
         Wrong(
             2,
             """newest = task(newest_order, tags=["database"], task_run_name="newest_order")
-@flow(name="exercise query")
+@flow(name="lesson exercise query")
 def nightly():
     for future in [sql_query.submit(name) for name in names]:
         future.wait()
     newest()
 _ = nightly(return_state=True)""",
-            "began after all others",
+            "was submitted after all others",
         ),
     ],
     "04_rest_queries": [
         Wrong(0, 'slowest = frame.loc[frame["ran_seconds"].idxmax(), "name"]', "did not start in that time"),
         Wrong(
             0,
-            """found = frames.task_runs(rest.rows(endpoints.task_runs(flow_run=earlier)), now)
-slowest = frames.tagged(found, "database").sort_values("ran_seconds")["name"].iloc[0]""",
-            "and another one longer",
+            """of_run = frames.task_runs(rest.rows(endpoints.task_runs(flow_run=earlier)), now)
+slowest = frames.tagged(of_run, "database").sort_values("ran_seconds")["name"].iloc[0]""",
+            "but another one ran longer",
         ),
-        Wrong(1, 'reasons = dict.fromkeys(waiting, "no worker")', "waits for another reason"),
+        Wrong(1, 'reasons = dict.fromkeys(waiting, "no worker")', "waits for a different reason"),
         Wrong(1, 'reasons = dict.fromkeys(waiting, "it is slow")', "one of the four reasons"),
-        Wrong(2, 'body = {"flow_run": {"state": {"type": {"any_": ["FAILED"]}}}}', "knows no filter 'flow_run'"),
+        Wrong(2, 'body = {"flow_run": {"state": {"type": {"any_": ["FAILED"]}}}}', "does not know the key 'flow_run'"),
         Wrong(2, 'body = {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}', "misses runs of the type CRASHED"),
-        Wrong(2, 'body = {"flow_runs": {"tags": {"all_": []}}}', "that have not failed, too|misses"),
+        Wrong(2, 'body = {"flow_runs": {"tags": {"all_": []}}}', "runs that have not failed|misses"),
     ],
 }
 
@@ -274,8 +283,8 @@ def execute(notebook: NotebookNode, lab_folder: Path, **variables: str) -> Noteb
 
 
 def runs(*flows: str) -> int:
-    """How many runs of these flows the server knows."""
-    return rest.call("POST", "flow_runs/count", {"flows": {"name": {"any_": flows}}})
+    """Return how many runs of these flows the server has."""
+    return rest.send(endpoints.count(endpoints.flow_runs(flow=flows)))
 
 
 def text(cell: NotebookNode) -> str:
@@ -345,9 +354,41 @@ def test_a_lesson_can_be_taken_again_in_the_same_kernel(
     assert [text(cell) for cell in code(notebook)].count("The lab is as you found it.\n") == 2
     assert not list((lab_folder / "lessons").iterdir())
     server.use()
-    kept = {limit["tag"] for limit in rest.send(endpoints.limits())}
-    assert not [tag for tag in kept if tag.startswith(lessons.FLOW)]
-    assert runs("main_etl") == before and runs(*lessons.RUN) == 0
+    kept = {limit["tag"] for limit in rest.send(limit_endpoints.limits())}
+    assert not [tag for tag in kept if tag.startswith(records.PREFIX)]
+    assert runs("main_etl") == before
+    assert not [flow["name"] for flow in rest.send(endpoints.flows(text=records.PREFIX))]
+
+
+@pytest.mark.long
+def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folder: Path) -> None:
+    """What it made is found by its name, and what a name only contains, or an older flow, is not touched."""
+    server.use()
+    theirs = [rest.send(endpoints.create_flow(name)) for name in ("lessons of somebody", "my lesson")]
+    rest.gather([endpoints.record_flow_run(flow["id"], "older", "COMPLETED") for flow in theirs])
+    rest.call("POST", "work_pools/", {"name": "lesson-of-somebody", "type": "process"})
+    limits.ensure("lesson-of-somebody", 7)
+    sources = [
+        "import lessons; lessons.begin()",
+        "from prefect import flow\nfrom flows import limits\nfrom flows.api import rest",
+        '@flow(name="lesson of tomorrow")\ndef tomorrow(): pass\ntomorrow()',
+        '@flow(name="lessons of somebody")\ndef newer(): pass\nnewer()',
+        'rest.call("POST", "work_pools/", {"name": "lesson-of-tomorrow", "type": "process"})',
+        'limits.ensure("lesson-of-tomorrow", 1); limits.ensure("lesson-of-somebody", 1)',
+        "lessons.end()",
+    ]
+    execute(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), lab_folder)
+    server.use()
+    flows = rest.send(endpoints.flows(text="lesson"))
+    assert [flow["name"] for flow in flows] == ["lessons of somebody", "my lesson"]
+    assert [runs(flow["name"]) for flow in flows] == [1, 1], "the older runs stay, and the newer one was the lesson's"
+    pools = [pool["name"] for pool in rest.send(endpoints.work_pools())]
+    assert "lesson-of-somebody" in pools and "lesson-of-tomorrow" not in pools
+    kept = limits.read("lesson-of-somebody")
+    assert kept and kept.limit == 7 and limits.read("lesson-of-tomorrow") is None
+    mine = [endpoints.delete("flows", flow["id"]) for flow in theirs]
+    mine += [endpoints.delete(kind, "lesson-of-somebody") for kind in ("work_pools", "concurrency_limits/tag")]
+    rest.gather(mine)
 
 
 @pytest.mark.long
@@ -372,11 +413,10 @@ os.kill(os.getpid(), signal.SIGKILL)"""
 @pytest.mark.long
 def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_sentence(lab_folder: Path) -> None:
     server.use()
-    flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
-    running = {"flow_id": flow, "name": "endless", "state": {"type": "RUNNING", "name": "Running"}}
-    endless = rest.call("POST", "flow_runs/", running)
+    flow = rest.send(endpoints.create_flow("made by a test"))["id"]
+    endless = rest.send(endpoints.record_flow_run(flow, "endless", "RUNNING"))
     sources = [
-        "import time; from flows import lessons, settings; lessons._guard(); lessons.LONGEST = 1",
+        "import time; import cells, lessons; from flows import settings; cells.guard(); cells.LONGEST = 1",
         "time.sleep(60)",
         "time.sleep(0.5)",
         "time.sleep(0.7); print('not interrupted')",
@@ -388,9 +428,9 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_
     for cell in notebook.cells:
         cell.metadata["tags"] = ["raises-exception"]
     execute(notebook, lab_folder)
-    rest.call("DELETE", f"flows/{flow}")
+    rest.send(endpoints.delete("flows", flow))
     _, slow, _, quick, waits, kit, unended = notebook.cells
-    assert text(slow).startswith("This cell was interrupted, since it took longer than 1 s. ")
+    assert text(slow).startswith("This cell was interrupted because it ran longer than 1 s. ")
     assert [output.ename for output in slow.outputs if output.output_type == "error"] == ["KeyboardInterrupt"]
     assert text(quick) == "not interrupted\n", "the guard of an earlier cell goes on"
     assert re.match(r"Waiting for rain\.\n0 s have passed without rain\. .*Run the lesson again", text(waits))
@@ -413,7 +453,8 @@ class Mistake(NamedTuple):
 
 MISTAKES = {
     "limit 20 in place of 3": Mistake(
-        "02_limits", "", 'limits.ensure("lesson", limit)', 'limits.ensure("lesson", 20)', "assert known.limit == limit"
+        "02_limits", "", 'limits.ensure("lesson", limit)', 'limits.ensure("lesson", 20)',
+        "assert on_server.limit == limit",
     ),
     "the tag dropped": Mistake(
         "02_limits", "", '@task(tags=["lesson"], task_run_name="query', '@task(task_run_name="query', "three seats free"
@@ -436,8 +477,8 @@ MISTAKES = {
         "    except ZeroDivisionError:\n        pass\n    cleanup()", "with 2 task runs",
     ),
     "the whole job without a tag": Mistake(
-        "03_parallel_flow", "", '[1, 2], name="sql_query", tags=["database"]', '[1, 2], name="sql_query"',
-        'found["my_etl"] == found["main_etl"]',
+        "03_parallel_flow", "", '    tags=["database"],\n    task_run_name', "    task_run_name",
+        'order["my_etl"] == order["main_etl"]',
     ),
     "the ends not counted in the line": Mistake(
         "04_rest_queries", "", "pd.Series(-1, index", "pd.Series(0, index", ".max() == line.max()"
@@ -455,26 +496,28 @@ MISTAKES = {
         "04_rest_queries", "", '"limit": page_size, ', "", "pages_read == -(-counted // page_size)"
     ),
     "the kit sets another limit": Mistake(
-        "02_limits", "limits.py", '"concurrency_limit": limit}', '"concurrency_limit": 20}', "did not take the limit"
+        "02_limits", "api/limit_endpoints.py", '"concurrency_limit": limit}', '"concurrency_limit": 20}',
+        "did not set the limit",
     ),
     "the kit's reset leaves the counter": Mistake(
-        "02_limits", "limits.py", '{"active_slots": 0}', "{}", "still counts taken slots"
+        "02_limits", "limits.py", "(tag, kind), active_slots=0)", "(tag, kind))", "still counts taken slots"
     ),
     "the kit's job has no tag": Mistake(
-        "03_parallel_flow", "prefect_flow.py", "tags=[limits.TAG]", "tags=[]", 'found["my_etl"] == found["main_etl"]'
+        "03_parallel_flow", "prefect_flow.py", "tags=[limits.TAG]", "tags=[]", 'order["my_etl"] == order["main_etl"]'
     ),
     "the kit retries everything": Mistake(
-        "03_parallel_flow", "prefect_flow.py", "    return passing and", "    return True or", "was tried again"
+        "03_parallel_flow", "prefect_flow.py", "    return warehouse.may_pass", "    return True or warehouse.may_pass",
+        "was tried again",
     ),
     "the kit reads one page": Mistake(
-        "04_rest_queries", "rest.py", "        if len(pages[-1]) < PAGE:", "        if True:", "== len(made)"
+        "04_rest_queries", "api/rest.py", "        if len(pages[-1]) < PAGE:", "        if True:", "== len(made)"
     ),
     "the kit sends no header": Mistake(
-        "01_auth", "auth.py", "if known.prefect_api_auth_string is not None:\n        pair",
-        "if False:\n        pair", "KeyError: 'Authorization'",
+        "01_auth", "api/credentials.py", "if known.prefect_api_auth_string is not None:\n        return Sent",
+        "if False:\n        return Sent", "KeyError: 'Authorization'",
     ),
     "the kit revokes nothing": Mistake(
-        "01_auth", "keys.py", "if holder != name}", "}", "a revoked key was let in"
+        "01_auth", "lab/keys.py", "if holder != name}", "}", "a revoked key was let in"
     ),
 }  # fmt: skip
 
@@ -506,20 +549,20 @@ def test_a_mistake_turns_a_lesson_red(mistake: Mistake, lab_folder: Path, tmp_pa
 
 
 def first_page() -> None:
-    """The monitor, opened on its first page."""
-    import first_page
-    import live
+    """Open the monitor on its first page."""
+    import live_page
+    import runs_page
 
-    live.pace()
-    first_page.show()
+    live_page.interval()
+    runs_page.show()
 
 
 def page_of_a_run() -> None:
-    """The monitor, opened on the page of a run."""
-    import live
+    """Open the monitor on the page of a run."""
+    import live_page
     import run_page
 
-    live.pace()
+    live_page.interval()
     run_page.show()
 
 

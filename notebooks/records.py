@@ -1,0 +1,145 @@
+"""How the server was before a lesson began, kept in a file, and how it is made like that again."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psutil
+
+from flows import lab, limits, settings
+from flows.api import endpoints, limit_endpoints, rest, server
+from flows.lab import keys, processes
+
+PREFIX = "lesson"  # the names of all that the lessons make on the server start with this, and so it can be removed
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the server was before a lesson began; of its flows and work pools, those whose names start with PREFIX."""
+
+    mark: tuple[int, float]  # of the lesson's kernel
+    api_url: str
+    auth: str | None  # how the lab checks its callers; None if the server is not the lab's
+    since: str
+    limits: dict[str, int]  # by tag
+    flows: list[str]
+    work_pools: list[str]
+
+
+def file() -> Path:
+    """Return the file with the record of this kernel's lesson."""
+    folder = settings.read().flows_lab_dir / "lessons"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{os.getpid()}.json"
+
+
+def write(url: str) -> None:
+    """Record how the server at `url` is now."""
+    mark = processes.Mark(os.getpid(), psutil.Process().create_time())
+    auth = lab.status().auth if server.is_lab(url) else None
+    first = next(_running(), None)
+    if first:  # what another lesson has made in the meantime is not to be kept
+        before = first.since, first.limits, first.flows, first.work_pools
+    else:
+        before = datetime.now(timezone.utc).isoformat(), _limits(), list(_flows()), _work_pools()
+    file().write_text(json.dumps(asdict(Record(mark, url, auth, *before))))
+
+
+def clean_up_interrupted() -> None:
+    """Put back what lessons changed whose kernels have ended without `lessons.end`, or that were begun here before."""
+    for path in file().parent.glob("*.json"):
+        record = _read(path)
+        if record is None or not _runs_elsewhere(record):
+            put_back(path, interrupted=True)
+
+
+def put_back(path: Path, interrupted: bool = False) -> None:
+    """Make the server as the record in the file `path` says, and remove the file."""
+    record = _read(path)
+    if record and record.auth is not None:
+        _put_access_back(record.auth, https=record.api_url.startswith("https:"))
+    if record and server.use() == record.api_url:
+        last = next(_running(), None) is None
+        if last:  # otherwise another lesson may still need what there is
+            _remove_made(record, interrupted)
+        _put_limits_back(record.limits, interrupted, last)
+    path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Record | None:
+    """Return the record in the file `path`, or None if it was cut off or another version of the kit wrote it."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Record(**json.loads(path.read_text()))
+    return None
+
+
+def _running() -> Iterator[Record]:
+    """Yield the records of the lessons that run now in other kernels."""
+    for path in file().parent.glob("*.json"):
+        record = _read(path)
+        if record and _runs_elsewhere(record):
+            yield record
+
+
+def _runs_elsewhere(record: Record) -> bool:
+    kernel = processes.find(processes.Mark(*record.mark))
+    return kernel is not None and kernel.pid != os.getpid()
+
+
+def _put_access_back(auth: str, https: bool) -> None:
+    """Revoke the lessons' keys, and restart the lab's server if it checks its callers in another way than before."""
+    for holder in keys.bearer():
+        if holder.startswith(PREFIX):
+            keys.revoke(holder)
+    now = lab.status()
+    if (auth, https) != (now.auth, (now.api_url or "").startswith("https:")):
+        lab.up(auth, https)
+
+
+def _remove_made(record: Record, interrupted: bool) -> None:
+    """Remove the flows and work pools that were made since the record, and the new runs of flows that are older."""
+    flows, since = _flows(), datetime.fromisoformat(record.since)
+    runs = rest.rows(endpoints.flow_runs(flow=list(flows), since=since, future=True))
+    limit = limits.read() if interrupted else None
+    for holder in limit.holders if limit else []:
+        if holder["flow_run_id"] in [run["id"] for run in runs]:
+            limits.end(holder["task_run_id"], "The lesson that ran it was interrupted.")
+    # The flow that is named PREFIX has only runs that a lesson recorded, perhaps one of an older version of the kit.
+    made = [flow_id for name, flow_id in flows.items() if name == PREFIX or name not in record.flows]
+    rest.gather([endpoints.delete("flows", flow_id) for flow_id in made])
+    rest.gather([endpoints.delete("flow_runs", run["id"]) for run in runs if run["flow_id"] not in made])
+    rest.gather([endpoints.delete("work_pools", name) for name in _work_pools() if name not in record.work_pools])
+
+
+def _put_limits_back(before: dict[str, int], interrupted: bool, last: bool) -> None:
+    """Put back the limits of the lessons' own tags only: others may have changed theirs in the meantime."""
+    now = _limits()
+    made = [tag for tag in now if tag.startswith(PREFIX) and tag not in before]
+    if last:
+        rest.gather([endpoints.delete("concurrency_limits/tag", tag) for tag in made])
+    for tag, limit in before.items():
+        if tag.startswith(PREFIX):
+            limits.ensure(tag, limit)
+            if interrupted:  # it may have left slots taken
+                limits.reset(tag)
+    if limits.TAG in now and not interrupted:  # the third lesson sets it; the job, which may run now, needs one
+        limits.ensure(limits.TAG, before.get(limits.TAG, limits.DEFAULT))
+
+
+def _limits() -> dict[str, int]:
+    return {limit["tag"]: limit["concurrency_limit"] for limit in rest.send(limit_endpoints.limits())}
+
+
+def _flows() -> dict[str, str]:
+    """Return the ids of the flows whose names start with PREFIX, by name."""
+    flows = rest.rows(endpoints.flows(text=PREFIX))  # `text` may be anywhere in the name
+    return {flow["name"]: flow["id"] for flow in flows if flow["name"].startswith(PREFIX)}
+
+
+def _work_pools() -> list[str]:
+    """Return the names of the work pools that start with PREFIX."""
+    return [pool["name"] for pool in rest.rows(endpoints.work_pools()) if pool["name"].startswith(PREFIX)]
