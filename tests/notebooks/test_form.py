@@ -1,0 +1,118 @@
+"""The form of the lessons: how they begin and end, how long their cells are, what is stored with them."""
+
+import itertools
+import re
+import statistics
+
+import pytest
+from support.notebooks import FOLDER, GRADED, NAMES, code, prose, read, tagged
+
+import records
+
+
+def test_these_are_all_notebooks() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_prose_is_plenty(name: str) -> None:
+    notebook = read(name)
+    lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in code(notebook)]
+    assert max(lengths) <= 12 and statistics.median(lengths) <= 3
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", prose(notebook))
+    assert len(text.split()) >= sum(len(cell.source.split()) for cell in code(notebook)), "less prose than code"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_begins_and_ends_as_every_lesson_does(name: str) -> None:
+    notebook = read(name)
+    top = notebook.cells[0].source
+    for part in ("What you will do.", "What you will learn.", "What you need.", "How long it takes.", "!["):
+        assert part in top
+    assert len(re.findall(r"^- [a-z]", top, re.M)) >= 2, "objectives are verbs in a list"
+    assert tagged(notebook, "parameters") == [1]
+    assert code(notebook)[1].source.endswith("lessons.begin()")
+    assert "lessons.end(" in notebook.cells[-1].source
+    assert "**Next:**" in prose(notebook)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_flows_have_names_by_which_the_end_removes_them(name: str) -> None:
+    sources = "\n".join(cell.source for cell in code(read(name)))
+    named = re.findall(r'\bflow\((?:.*, )?name="([^"]+)"', sources)
+    named += re.findall(r'"(?:flows|work_pools)/", \{"name": "([^"]+)"', sources)
+    assert len(re.findall(r"@flow\b", sources)) == sources.count("@flow(name=")
+    assert all(flow.startswith(records.PREFIX) for flow in named), named
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_headings_come_in_order(name: str) -> None:
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose(read(name)), re.M)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_was_run_from_a_fresh_kernel_and_its_outputs_are_clean(name: str) -> None:
+    notebook = read(name)
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "nbval would compare it"
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_say_what_they_show(name: str) -> None:
+    notebook = read(name)
+    written = re.findall(r"!\[([^]]*)\]", prose(notebook))
+    pages = [str(output.data.get("text/html", "")) for cell in code(notebook) for output in cell.get("outputs", [])
+             if "data" in output]  # fmt: skip
+    drawn = [tag for page in pages for tag in re.findall(r"<img[^>]*>", page)]
+    described = written + [alt[1] for tag in drawn if (alt := re.search(r'alt="([^"]*)"', tag))]
+    assert len(described) == len(written) + len(drawn) > 0
+    assert all(len(alt.split()) >= 5 for alt in described)
+    assert not [output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(read(name)))
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (FOLDER / link).is_file(), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_this_machine_and_no_secret_is_in_it(name: str) -> None:
+    text = re.sub(r"base64,[\w+/=]+", "", (FOLDER / f"{name}.ipynb").read_text())
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
+    assert not re.search(r"pnu_[\w-]{20}|Bearer [\w-]{20}|Basic [\w+/=]{20}", text)
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_exercises_have_a_stub_a_check_a_hint_and_a_hidden_solution(name: str) -> None:
+    notebook = read(name)
+    stubs, checks, solutions = (tagged(notebook, tag) for tag in ("exercise", "check", "solution"))
+    assert len(stubs) == len(checks) == len(solutions) == 3 == prose(notebook).count("<summary>A hint</summary>")
+    for stub, check, solution in zip(stubs, checks, solutions, strict=True):
+        assert stub < check < solution
+        asked = notebook.cells[check].source.splitlines()[-1]
+        assert asked.startswith("checks.") and notebook.cells[solution].source.endswith(asked)
+        assert notebook.cells[solution].metadata.jupyter.source_hidden
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prediction_has_room_before_what_it_is_about(name: str) -> None:
+    cells = read(name).cells
+    asked = [place for place, cell in enumerate(cells) if "**Predict first.**" in cell.source]
+    assert len(asked) >= (2 if name in GRADED else 1)
+    for place in asked:
+        following = next(cell for cell in cells[place + 1 :] if cell.cell_type == "code")
+        assert following.source.startswith("my_guess = ") and not following.outputs, cells[place].source
+
+
+def test_the_playgrounds_button_rests_once_the_lab_is_put_back() -> None:
+    widgets = read("playground").metadata.widgets["application/vnd.jupyter.widget-state+json"].state.values()
+    (button,) = [widget.state for widget in widgets if widget.model_name == "ButtonModel"]
+    assert button.description == "Run" and button.disabled

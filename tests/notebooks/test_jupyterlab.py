@@ -1,0 +1,95 @@
+"""A lesson in JupyterLab, in a browser."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from playwright.sync_api import Browser, expect
+from support.notebooks import FOLDER, code, read
+from support.waiting import eventually
+
+from flows.lab import prefect_server
+
+
+@pytest.fixture
+def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a JupyterLab on a copy of the lessons, and the folder of the copy."""
+    shutil.copytree(FOLDER, tmp_path / "notebooks")
+    (tmp_path / "notebooks" / "02_limits.ipynb").write_text(nbformat.writes(without_outputs(read("02_limits"))))
+    port = prefect_server.free_port(8888)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
+    process = subprocess.Popen(
+        [*command, f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}"],
+        env=os.environ | {"FLOWS_LAB_DIR": str(lab_folder), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: answers(f"{url}/api"))
+        yield url, tmp_path / "notebooks"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def without_outputs(notebook: NotebookNode) -> NotebookNode:
+    for cell in code(notebook):
+        cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url).status_code == 200
+    return False
+
+
+@pytest.mark.long
+def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
+    jupyter: tuple[str, Path], browser: Browser
+) -> None:
+    url, folder = jupyter
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    expect(page.get_by_role("tab", name="01_auth.ipynb")).to_be_visible(timeout=60_000)
+    page.goto(f"{url}/lab/tree/notebooks/02_limits.ipynb")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    saved = folder / "02_limits.ipynb"
+
+    def ended() -> bool:
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1_000)
+        return "The lab is as you found it." in saved.read_text() and saved.read_text().rstrip().endswith("}")
+
+    eventually(ended, 200)
+    done = nbformat.read(saved, 4)
+    assert not [output for cell in code(done) for output in cell.outputs if output.output_type == "error"]
+    assert [cell.execution_count for cell in code(done)] == list(range(1, len(code(done)) + 1))
+    picture = page.locator(".widget-html img")
+    handle = page.locator(".widget-slider .noUi-handle").first
+    for _ in range(100):
+        if handle.count():
+            break
+        page.locator(".jp-Notebook").hover()
+        page.mouse.wheel(0, -400)
+        page.wait_for_timeout(50)
+    expect(picture).to_have_attribute("alt", "20 queries of 1.0 s under a limit of 3 take 7.0 s.")
+    before = picture.get_attribute("src")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    expect(picture).to_have_attribute("alt", "20 queries of 1.0 s under a limit of 4 take 5.0 s.", timeout=20_000)
+    assert picture.get_attribute("src") != before
+    page.close()
