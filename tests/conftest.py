@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,29 @@ def new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if folder.is_dir():
         lab.reset()
     assert processes_below(tmp_path) == []
+
+
+@pytest.fixture(scope="session")
+def guarded_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield the folder of the lab that `guarded` brings up."""
+    folder = tmp_path_factory.mktemp("guarded") / ".lab"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWS_LAB_DIR", str(folder))
+        yield folder
+        lab.reset()
+    assert processes_below(folder) == []
+
+
+@pytest.fixture
+def guarded(guarded_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that brings up a lab, shared by tests, behind a guard, and returns its API address."""
+    forget_servers(monkeypatch)
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(guarded_folder))
+
+    def up(how: str, https: bool = False) -> str:
+        return str(lab.up(how, https).api_url)
+
+    return up
 
 
 @pytest.fixture(scope="module")
