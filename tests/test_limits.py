@@ -55,7 +55,7 @@ def test_what_answers_but_is_no_prefect_server_is_said(new_lab: Path, tmp_path: 
     )  # fmt: skip
     try:
         port = pages.stdout.readline().split("port ")[1].split()[0]
-        assert "Is it a Prefect server" in refused(run(LIMIT, PREFECT_API_URL=f"http://127.0.0.1:{port}/api"))
+        assert "that is not a Prefect API" in refused(run(LIMIT, PREFECT_API_URL=f"http://127.0.0.1:{port}/api"))
     finally:
         pages.kill()
         pages.wait()
