@@ -253,7 +253,7 @@ def test_every_endpoint_answers(shared_lab: str) -> None:
             endpoints.task_runs(changed_since=now),
             endpoints.task_runs(or_started_since=now, ids=[]),
             endpoints.task_runs(started=(now - timedelta(days=9999), now - timedelta(days=999))),
-            endpoints.logs(since=now, level=30),
+            endpoints.logs(flow_run="0" * 8 + "-0000" * 3 + "-" + "0" * 12, since=now),
             endpoints.flows(ids=[]),
             endpoints.workers("a / b"),
         ]
@@ -276,7 +276,7 @@ def test_every_endpoint_that_changes_something(shared_lab: str) -> None:
         named = endpoints.task_runs(flow=["made by a test"], name="one", tag="a")
         assert [row["id"] for row in rest.send(named)] == [task] == [rest.send(endpoints.task_run(task))["id"]]
         assert [row["id"] for row in rest.send(endpoints.flows(text="by a te"))] == [flow]
-        assert rest.send(endpoints.flows(name="made by")) == [] == rest.send(endpoints.flow_runs(flow=[]))
+        assert rest.send(endpoints.flow_runs(flow="made by")) == [] == rest.send(endpoints.flow_runs(flow=[]))
         forced = endpoints.set_state(task, "COMPLETED", "Completed", "by a test", force=True, of="task_runs")
         assert rest.send(forced)["status"] == "ACCEPT"
         assert rest.send(tasks)[0]["state_name"] == "Completed"

@@ -77,12 +77,11 @@ def history(
     state: Sequence[str] = (),
     tag: str | None = None,
     text: str | None = None,
-    intervals: int = 60,
 ) -> Request:
-    """POST /flow_runs/history: how many of the flow runs of `flow_runs` were due in each of `intervals`, by state."""
+    """POST /flow_runs/history: how many flow runs, chosen as in `flow_runs`, were due in each 60th of the time."""
     end = _soon()
     body = _of_flow_runs(flow, state, tag, start, text)
-    seconds = max(1.0, (end - start).total_seconds() / intervals)
+    seconds = max(1.0, (end - start).total_seconds() / 60)
     times = {"history_start": start.isoformat(), "history_end": end.isoformat(), "history_interval_seconds": seconds}
     return Request("POST", "flow_runs/history", body | times)
 
@@ -99,7 +98,6 @@ def task_runs(
     or_started_since: datetime | None = None,
     changed_since: datetime | None = None,
     sort: str = "EXPECTED_START_TIME_ASC",
-    limit: int = rest.PAGE,
 ) -> Request:
     """POST /task_runs/filter: task runs, in the order in which they were submitted.
 
@@ -107,15 +105,7 @@ def task_runs(
     `or_started_since`: also those started since, whatever else is asked for; `changed_since` (Prefect 3 only):
     submitted, started or ended since, or between two attempts. The rest is as in `flow_runs`.
     """
-    those: dict[str, Any] = {}
-    if ids is not None:
-        those["id"] = {"any_": list(ids)}
-    if name is not None:
-        those["name"] = {"any_": [name]}
-    if tag is not None:
-        those["tags"] = {"all_": [tag]}
-    if state:
-        those["state"] = _in_state(state)
+    those = _given(id=_any(ids), name=_any(name), tags=_tagged(tag), state=_in_state(state))
     if started is not None:
         those["start_time"] = {"after_": started[0].isoformat(), "before_": started[1].isoformat()}
     if or_started_since is not None:
@@ -124,10 +114,8 @@ def task_runs(
         after = {"after_": changed_since.isoformat()}
         times = {"expected_start_time": after, "start_time": after, "end_time": after}
         those |= times | {"state": _in_state(["SCHEDULED", "PAUSED"]), "operator": "or_"}
-    body: dict[str, Any] = _of_flow(flow) | ({"task_runs": those} if those else {})
-    if flow_run is not None:
-        body["flow_runs"] = {"id": {"any_": [flow_run]}}
-    return Request("POST", "task_runs/filter", body | {"sort": sort, "limit": limit})
+    body = _given(flows=_named(flow), flow_runs=_with_id(flow_run)) | ({"task_runs": those} if those else {})
+    return Request("POST", "task_runs/filter", body | {"sort": sort, "limit": rest.PAGE})
 
 
 def count(chosen: Request) -> Request:
@@ -139,16 +127,10 @@ def count(chosen: Request) -> Request:
     return chosen._replace(path=chosen.path.replace("/filter", "/count"), body=body)
 
 
-def logs(
-    *, flow_run: str | None = None, since: datetime | None = None, level: int = 0, limit: int = rest.PAGE
-) -> Request:
-    """POST /logs/filter: log lines of a flow run and its tasks, of at least `level`, the oldest first."""
-    those: dict[str, Any] = {"level": {"ge_": level}}
-    if flow_run is not None:
-        those["flow_run_id"] = {"any_": [flow_run]}
-    if since is not None:
-        those["timestamp"] = {"after_": since.isoformat()}
-    return Request("POST", "logs/filter", {"logs": those, "sort": "TIMESTAMP_ASC", "limit": limit})
+def logs(*, flow_run: str, since: datetime | None = None) -> Request:
+    """POST /logs/filter: log lines of a flow run and its tasks, the oldest first; `since` leaves out older ones."""
+    those = _given(flow_run_id=_any(flow_run), timestamp=_since(since))
+    return Request("POST", "logs/filter", {"logs": those, "sort": "TIMESTAMP_ASC", "limit": rest.PAGE})
 
 
 def set_state(
@@ -183,24 +165,11 @@ def record_task_run(flow_run_id: str, name: str, tag: str, state: str) -> Reques
 # Flows, deployments, work pools
 
 
-def flows(
-    *,
-    ids: Sequence[str] | None = None,
-    name: str | Sequence[str] | None = None,
-    text: str | None = None,
-    flow_run: str | None = None,
-) -> Request:
-    """POST /flows/filter: flows, by name: those with the `ids`, named `name`, with `text` in it, or of a `flow_run`."""
-    those: dict[str, Any] = {}
-    if ids is not None:
-        those["id"] = {"any_": list(ids)}
-    if name is not None:
-        those["name"] = {"any_": _list(name)}
-    if text is not None:
-        those["name"] = {"like_": text}
-    body = {"flows": those} if those else {}
-    of = {"flow_runs": {"id": {"any_": [flow_run]}}} if flow_run is not None else {}
-    return Request("POST", "flows/filter", body | of | {"sort": "NAME_ASC", "limit": rest.PAGE})
+def flows(*, ids: Sequence[str] | None = None, text: str | None = None, flow_run: str | None = None) -> Request:
+    """POST /flows/filter: flows, by name: those with the `ids`, with `text` in the name, or of a `flow_run`."""
+    those = _given(id=_any(ids), name=_containing(text))
+    body = _given(flows=those or None, flow_runs=_with_id(flow_run))
+    return Request("POST", "flows/filter", body | {"sort": "NAME_ASC", "limit": rest.PAGE})
 
 
 def create_flow(name: str) -> Request:
@@ -247,41 +216,55 @@ def _of_flow_runs(
     future: bool = False,
 ) -> dict[str, Any]:
     """Return the body that selects flow runs."""
-    due = {"after_": since.isoformat()} if since else {}
+    due = _since(since) or {}
     if not future and not {"SCHEDULED", "Scheduled"} & set(state):
         # A deployment with a schedule has up to a hundred runs in the future, which would hide today's.
         due["before_"] = _soon().isoformat()
-    those: dict[str, Any] = {"expected_start_time": due} if due else {}
-    if state:
-        those["state"] = _in_state(state)
-    if tag:
-        those["tags"] = {"all_": [tag]}
-    if text:
-        those["name"] = {"like_": text}
-    return {"flow_runs": those} | _of_flow(flow)
+    those = _given(expected_start_time=due or None, state=_in_state(state), tags=_tagged(tag), name=_containing(text))
+    return {"flow_runs": those} | _given(flows=_named(flow))
 
 
-def _of_flow(flow: str | Sequence[str] | None) -> dict[str, Any]:
-    """Return the part of a body that selects what belongs to the flow, or flows, with this name."""
-    return {} if flow is None or flow == "" else {"flows": {"name": {"any_": _list(flow)}}}
+def _given(**filters: Any) -> dict[str, Any]:
+    """Return those of the `filters` that are not None."""
+    return {key: value for key, value in filters.items() if value is not None}
 
 
-def _in_state(states: Sequence[str]) -> dict[str, Any]:
+def _any(values: str | Sequence[str] | None) -> dict[str, Any] | None:
+    return None if values is None else {"any_": [values] if isinstance(values, str) else list(values)}
+
+
+def _with_id(value: str | None) -> dict[str, Any] | None:
+    return None if value is None else {"id": _any(value)}
+
+
+def _named(names: str | Sequence[str] | None) -> dict[str, Any] | None:
+    """Return the filter for the flow, or flows, with this name. No names select nothing; an empty name selects all."""
+    return None if names is None or names == "" else {"name": _any(names)}
+
+
+def _tagged(tag: str | None) -> dict[str, Any] | None:
+    return {"all_": [tag]} if tag else None
+
+
+def _containing(text: str | None) -> dict[str, Any] | None:
+    return {"like_": text} if text else None
+
+
+def _since(time: datetime | None) -> dict[str, Any] | None:
+    return {"after_": time.isoformat()} if time else None
+
+
+def _in_state(states: Sequence[str]) -> dict[str, Any] | None:
     """Return the filter for any of these states: types in capitals, names as the server shows them."""
     types = [state for state in states if state.isupper()]
     names = [state for state in states if not state.isupper()]
-    both = {"type": {"any_": types}} if types else {}
-    both |= {"name": {"any_": names}} if names else {}
-    return both | ({"operator": "or_"} if types and names else {})
+    both = _given(type=_any(types or None), name=_any(names or None))
+    return both | ({"operator": "or_"} if types and names else {}) or None
 
 
 def _state(type_: str) -> dict[str, str]:
     """Return a state of this type, with the name that Prefect gives it."""
     return {"type": type_, "name": type_.title()}
-
-
-def _list(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
 
 
 def _soon() -> datetime:
