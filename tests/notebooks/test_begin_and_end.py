@@ -52,7 +52,7 @@ def test_a_lesson_can_be_taken_again_in_the_same_kernel(
 
 @pytest.mark.long
 def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folder: Path) -> None:
-    """What it made is found by its name, and what a name only contains, or an older flow, is not touched."""
+    """All whose name begins with the prefix is removed, unless it is older; a name that only contains it stays."""
     server.use()
     theirs = [rest.send(endpoints.create_flow(name)) for name in ("lessons of somebody", "my lesson")]
     rest.gather([endpoints.record_flow_run(flow["id"], "older", "COMPLETED") for flow in theirs])

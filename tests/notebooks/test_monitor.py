@@ -87,5 +87,5 @@ def test_the_last_lesson_ends_with_what_the_monitor_shows(
     assert made["description"] == drawn_there.to_dict()["description"]
 
     failed = shown(first_page, state=["Failed", "Crashed"]).session_state["runs"].page.flow_runs
-    found = rest.rows(rest.Request("POST", "flow_runs/filter", body))
-    assert len(failed) >= 2 and set(failed["flow_run_id"]) == {run["id"] for run in found}
+    selected = rest.rows(rest.Request("POST", "flow_runs/filter", body))
+    assert len(failed) >= 2 and set(failed["flow_run_id"]) == {run["id"] for run in selected}
