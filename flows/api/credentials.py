@@ -77,24 +77,24 @@ def flaw() -> str | None:
 def _flaw(credentials: Sent) -> str | None:
     name, secret = credentials
     value = secret.get_secret_value()
-    where = f"{'The Authorization in ' if name == HEADERS else ''}{name}, from {settings.origin(name)},"
+    subject = f"{'The Authorization in ' if name == HEADERS else ''}{name}, from {settings.origin(name)},"
     if value != value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
-        return f"{where} contains a line break or stray space, probably from pasting. Set it again without that."
+        return f"{subject} contains a line break or stray space, probably from pasting. Set it again without that."
     if not value.isascii():
-        return f"{where} contains characters beyond ASCII, which servers do not accept. Copy it again."
+        return f"{subject} contains characters beyond ASCII, which servers do not accept. Copy it again."
     if name == HEADERS:
         # A word that is not a scheme may be the secret itself, and schemes are shown.
         if not re.fullmatch(r"[A-Za-z-]{1,20} \S.*", value):
-            return f"{where} is not a scheme, one space and a secret. Write `Bearer KEY`, or unset the variable."
+            return f"{subject} is not a scheme, one space and a secret. Write `Bearer KEY`, or unset the variable."
         return None
     if value[0] in "'\"`" or value[-1] in "'\"`":
-        return f"{where} has quotes around it that are part of its value. Set it without them."
+        return f"{subject} has quotes around it that are part of its value. Set it without them."
     if value.lower().startswith(("bearer ", "basic ")):
-        return f"{where} begins with the word {value.split()[0]!r}, which Prefect adds itself. Set only the rest."
+        return f"{subject} begins with the word {value.split()[0]!r}, which Prefect adds itself. Set only the rest."
     if name == AUTH_STRING and not re.fullmatch("[^:]+:.+", value):
-        return f"{where} is incomplete ({masked(secret)}). Set it to user:password, with both parts."
+        return f"{subject} is incomplete ({masked(secret)}). Set it to user:password, with both parts."
     if name == KEY and " " in value:
-        return f"{where} contains a space ({masked(secret)}), but keys have none. Copy the key again."
+        return f"{subject} contains a space ({masked(secret)}), but keys have none. Copy the key again."
     return None
 
 

@@ -80,12 +80,12 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
             " it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false. Your credentials are not the problem."
         )
     if status in (401, 403):
-        said = f" ({status}: {reason})" if reason else f" ({status})"
+        detail = f" ({status}: {reason})" if reason else f" ({status})"
         if status == 401:
             next_step = "Run python scripts/test_prefect_auth.py: it shows which ones are in use, and why they fail."
-            return Refused(f"{url} refuses the credentials{said}. {next_step}")
+            return Refused(f"{url} refuses the credentials{detail}. {next_step}")
         return Refused(
-            f"{url} accepts the credentials, but they do not allow this{said}."
+            f"{url} accepts the credentials, but they do not allow this{detail}."
             " Ask the server's administrator for the right to use the API."
         )
     if status in (502, 503, 504):

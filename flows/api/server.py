@@ -25,7 +25,7 @@ def use() -> str:
     named = _named()
     if named is not None:
         return named
-    from flows import lab  # here, because its packages are not installed where every server is named
+    from flows import lab  # here, because its packages are only installed if the lab is used
 
     lab.up()
     return _use_lab()
@@ -85,7 +85,7 @@ def _use_lab() -> str:
     url = lab.get("api_url")
     if url is None:
         raise CannotRun(
-            "No Prefect server is named and the lab is down. Set PREFECT_API_URL, or run python scripts/lab.py up."
+            "PREFECT_API_URL is not set and the lab is down. Start the lab (python scripts/lab.py up), or set it."
         )
     os.environ[OF_LAB] = url
     key, auth_string = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file"))
@@ -97,5 +97,5 @@ def _secret(file: str | None, prefix: str = "") -> SecretStr | None:
     """Return the rest of the first line in `file` that begins with `prefix`, or None if there is none."""
     if file is None:
         return None
-    found = re.search(rf"^{prefix}(.+)$", Path(file).read_text(), re.MULTILINE)
-    return SecretStr(found[1]) if found else None
+    line = re.search(rf"^{prefix}(.+)$", Path(file).read_text(), re.MULTILINE)
+    return SecretStr(line[1]) if line else None
