@@ -26,8 +26,8 @@ def folder() -> Path:
 
 def lock(file: Path) -> BaseFileLock:
     """Return the lock on `file`, to be held in a `with` block; the system frees it when its process ends."""
-    # Not per thread: whoever takes it in one thread may give it back in another.
-    return FileLock(file, thread_local=False)
+    # Only for its owner, as some of the files are; and not per thread, so that any thread may free it.
+    return FileLock(file, mode=0o600, thread_local=False)
 
 
 def replace(file: Path, text: str, mode: int = 0o644) -> None:
