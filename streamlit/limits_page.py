@@ -1,33 +1,36 @@
-"""The limits: how many slots are counted, who holds them, and the means to change and to free them."""
+"""The limits: how many slots are taken, who holds them, and buttons to change a limit and to free its slots."""
 
 from typing import Any
 
 import actions
-import live
-import shell
+import bar_charts
+import dialogs
+import display
+import live_page
 import streamlit as st
+from texts import plain
 
 from flows import versions
-from flows.monitor import charts, pages
+from flows.monitor import pages
 
-MOST = 20  # holders of a limit that are listed
+MOST_HOLDERS = 20  # that are listed for a limit
 
 
 def show() -> None:
     """Draw the page."""
-    live.page("limits", "limits", pages.limits, lambda _: pages.limits(), _body)
+    live_page.show("limits", "limits", pages.limits, lambda _: pages.limits(), _body)
 
 
 def _body(limits: Any) -> None:
     if not versions.line(st.session_state.get("version")).leases:
         st.caption(
-            "This server has no leases: it keeps a list of the holders, and counts that. A run that was killed stays on"
-            " the list, and its slots stay taken, until you free them."
+            "This server has no leases: it counts the entries in a list of holders. A run that was killed stays on"
+            " that list, so its slots stay taken until you free them."
         )
     if limits.empty:
-        st.caption("No tag has a limit: tasks run as many at once as they are submitted.")
+        st.caption("No tag has a limit, so all submitted tasks run at once.")
     else:
-        shell.chart(charts.slots(limits), "slots")
+        display.chart(bar_charts.slots(limits), "slots")
         for limit in limits.to_dict("records"):
             _limit(limit)
     if actions.allowed() and st.button("Add a limit", icon=":material/add:"):
@@ -36,11 +39,11 @@ def _body(limits: Any) -> None:
 
 def _add() -> None:
     def body() -> None:
-        st.write("At most so many task runs with the tag run at once; the others wait.")
+        st.write("At most this many task runs with the tag run at once; the rest wait.")
         st.text_input("Tag", key="new_tag")
         st.number_input("May run at once", min_value=1, value=3, key="new_limit")
 
-    live.confirm(
+    dialogs.confirm(
         "Add a limit",
         body,
         "Add the limit",
@@ -53,7 +56,7 @@ def _limit(limit: dict[str, Any]) -> None:
     with st.container(border=True, key=f"limit {tag}"):
         columns = st.columns([4, 1, 1], vertical_alignment="center")
         columns[0].markdown(
-            f"**{shell.plain(tag)}** · {limit['taken']} of {limit['limit']} slots taken, {limit['held']} held"
+            f"**{plain(tag)}** · {limit['taken']} of {limit['limit']} slots taken, {limit['held']} held"
         )
         if actions.allowed():
             if columns[1].button("Change", key=f"change {tag}", icon=":material/edit:"):
@@ -62,30 +65,30 @@ def _limit(limit: dict[str, Any]) -> None:
                 "Free slots", key=f"free {tag}", icon=":material/lock_open:", disabled=limit["taken"] == 0
             ):
                 _free(limit)
-        if limit["taken"] > limit["held"]:
-            drift = limit["taken"] - limit["held"]
+        leaked = limit["taken"] - limit["held"]
+        if leaked > 0:
             st.warning(
-                f"{drift} slot{'s are' if drift > 1 else ' is'} counted that nobody holds. That is so"
-                " for a minute after a run has died; if it lasts, free them.",
+                f"{leaked} slot{'s are' if leaked > 1 else ' is'} counted as taken, but no task run holds"
+                f" {'them' if leaked > 1 else 'it'}. This is normal for a minute after a run was killed; if it lasts,"
+                " free the slots.",
                 icon=":material/warning:",
             )
-        for holder in limit["holders"][:MOST]:
-            name = shell.plain(holder["name"] or holder["task_run_id"], 80)
-            where = (
-                f" · [its run](/run?id={holder['flow_run_id']})" if holder["flow_run_id"] else " · no run that is known"
-            )
-            st.markdown(f"{name} · {shell.plain(holder['state'] or 'no state')}{where}")
-        if limit["held"] > MOST:
-            st.caption(f"And {limit['held'] - MOST} more.")
+        for holder in limit["holders"][:MOST_HOLDERS]:
+            name = plain(holder["name"] or holder["task_run_id"], 80)
+            id_ = holder["flow_run_id"]
+            link = f"[its run](/run?id={id_})" if id_ else "the server knows no such run"
+            st.markdown(f"{name} · {plain(holder['state'] or 'no state')} · {link}")
+        if limit["held"] > MOST_HOLDERS:
+            st.caption(f"And {limit['held'] - MOST_HOLDERS} more.")
 
 
 def _change(limit: dict[str, Any]) -> None:
     def body() -> None:
-        st.write("Task runs that have a slot keep it. If more are taken than may be, the next ones wait.")
+        st.write("Task runs that have a slot keep it. If more slots are taken than the new limit, others wait longer.")
         st.number_input("May run at once", min_value=1, value=max(1, int(limit["limit"])), key="new_limit")
 
-    live.confirm(
-        f"Limit of {shell.plain(limit['tag'], 60)}",
+    dialogs.confirm(
+        f"Limit of {plain(limit['tag'], 60)}",
         body,
         "Change the limit",
         lambda: actions.set_limit(limit["tag"], int(st.session_state.new_limit)),
@@ -95,12 +98,12 @@ def _change(limit: dict[str, Any]) -> None:
 def _free(limit: dict[str, Any]) -> None:
     def body() -> None:
         st.write(
-            f"All {limit['taken']} taken slots become free. A task run that still runs goes on without its slot: for a"
-            f" while more than {limit['limit']} may run at once. Right where the runs are dead."
+            f"All {limit['taken']} taken slots become free. A task run that is still running continues without a slot,"
+            f" so more than {limit['limit']} may run at once for a while. Do this only if those runs are dead."
         )
 
-    live.confirm(
-        f"Free the slots of {shell.plain(limit['tag'], 60)}?",
+    dialogs.confirm(
+        f"Free the slots of {plain(limit['tag'], 60)}?",
         body,
         "Free the slots",
         lambda: actions.free_slots(limit["tag"]),

@@ -1,4 +1,4 @@
-"""The endpoints that a server itself says it has, from its OpenAPI description, and requests to them as code."""
+"""The endpoints that a server lists in its OpenAPI description, and requests to them as curl and Python."""
 
 import json
 import shlex
@@ -19,7 +19,7 @@ class Parameter(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """One method of one path; `example` is a body to begin with, None where there is none."""
+    """One method of one path; `example` is a body to start from, None if the endpoint takes no body."""
 
     group: str
     method: str
@@ -32,19 +32,19 @@ class Endpoint(NamedTuple):
 
 
 def read() -> list[Endpoint]:
-    """The endpoints of the server in use, by group and path. Endpoint: GET /openapi.json below the API's address."""
+    """Return the endpoints of the server in use, sorted by group and path."""
     spec = rest.send(endpoints.description())
-    found = [
-        _endpoint(spec, method, path, what)
+    listed = [
+        _endpoint(spec, method, path, operation)
         for path, methods in spec["paths"].items()
-        for method, what in methods.items()
+        for method, operation in methods.items()
         if method in ("get", "post", "put", "patch", "delete")
     ]
-    return sorted(found, key=lambda one: (one.group, one.path, one.method))
+    return sorted(listed, key=lambda endpoint: (endpoint.group, endpoint.path, endpoint.method))
 
 
 def curl(method: str, url: str, body: Any) -> str:
-    """The request as a command for a shell, the secret left to its variable."""
+    """Return the request as a curl command; the secret stays in its environment variable."""
     parts = ["curl -sS", f"-X {method}", shlex.quote(url)]
     match credentials.scheme():
         case "basic":
@@ -57,7 +57,7 @@ def curl(method: str, url: str, body: Any) -> str:
 
 
 def code(method: str, url: str, body: Any) -> str:
-    """The request as Python with httpx, the secret left to its variable."""
+    """Return the request as Python with httpx; the secret stays in its environment variable."""
     arguments = [f'"{method}"', json.dumps(url)]
     lines = ["import httpx"]
     match credentials.scheme():
@@ -75,32 +75,37 @@ def code(method: str, url: str, body: Any) -> str:
     )
 
 
-def _endpoint(spec: Mapping[str, Any], method: str, path: str, what: Mapping[str, Any]) -> Endpoint:
+def _endpoint(spec: Mapping[str, Any], method: str, path: str, operation: Mapping[str, Any]) -> Endpoint:
     parameters = [
         Parameter(one["name"], one["in"], one.get("required", False), _kind(spec, one.get("schema", {})), _about(one))
-        for one in what.get("parameters", [])
+        for one in operation.get("parameters", [])
         if one["in"] in ("path", "query")
     ]
-    content = what.get("requestBody", {}).get("content", {}).get("application/json", {})
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     schema = _resolved(spec, content.get("schema", {}))
     required = schema.get("required", [])
     fields = [
-        Parameter(name, "body", name in required, _kind(spec, one), _about(_resolved(spec, one)))
-        for name, one in schema.get("properties", {}).items()
+        Parameter(name, "body", name in required, _kind(spec, field), _about(_resolved(spec, field)))
+        for name, field in schema.get("properties", {}).items()
     ]
-    example = _example(spec, schema) if content else None
-    group = (what.get("tags") or ["Other"])[0]
     return Endpoint(
-        group, method.upper(), path, what.get("summary", ""), what.get("description", ""), parameters, fields, example
+        group=(operation.get("tags") or ["Other"])[0],
+        method=method.upper(),
+        path=path,
+        summary=operation.get("summary", ""),
+        about=operation.get("description", ""),
+        parameters=parameters,
+        fields=fields,
+        example=_example(spec, schema) if content else None,
     )
 
 
-def _about(what: Mapping[str, Any]) -> str:
-    return " ".join((what.get("description") or what.get("schema", {}).get("description") or "").split())
+def _about(described: Mapping[str, Any]) -> str:
+    return " ".join((described.get("description") or described.get("schema", {}).get("description") or "").split())
 
 
 def _resolved(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`schema` itself, or what it refers to; of several possible ones the first that is not null."""
+    """Return `schema` or the schema it refers to; if it allows several, the first one that is not null."""
     for _ in range(20):
         if "$ref" in schema:
             place: Any = spec
@@ -116,31 +121,31 @@ def _resolved(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
 
 
 def _kind(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    found = _resolved(spec, schema)
-    if "enum" in found:
-        return "one of " + ", ".join(map(str, found["enum"][:8]))
-    kind = found.get("format") or found.get("type") or "any"
-    return f"list of {_kind(spec, found.get('items', {}))}" if kind == "array" else kind
+    schema = _resolved(spec, schema)
+    if "enum" in schema:
+        return "one of " + ", ".join(map(str, schema["enum"][:8]))
+    kind = schema.get("format") or schema.get("type") or "any"
+    return f"list of {_kind(spec, schema.get('items', {}))}" if kind == "array" else kind
 
 
 def _example(spec: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0) -> Any:
-    """A value that fits `schema`: what is required, and in the body itself a short page."""
-    found = _resolved(spec, schema)
-    if found.get("default") is not None and found.get("type") != "object":
-        return found["default"]
-    match found.get("type"):
+    """Return a value that matches `schema`: the required keys, and for the body itself a small `limit`."""
+    schema = _resolved(spec, schema)
+    if schema.get("default") is not None and schema.get("type") != "object":
+        return schema["default"]
+    match schema.get("type"):
         case "object" if depth < 3:
-            known, required = found.get("properties", {}), found.get("required", [])
-            value = {name: _example(spec, known[name], depth + 1) for name in required if name in known}
-            return value | ({"limit": 10} if depth == 0 and "limit" in known else {})
+            properties, required = schema.get("properties", {}), schema.get("required", [])
+            value = {name: _example(spec, properties[name], depth + 1) for name in required if name in properties}
+            return value | ({"limit": 10} if depth == 0 and "limit" in properties else {})
         case "object":
             return {}
         case "array":
             return []
         case "integer" | "number":
-            return found.get("minimum", 1)
+            return schema.get("minimum", 1)
         case "boolean":
             return False
         case "string":
-            return found["enum"][0] if "enum" in found else ""
+            return schema["enum"][0] if "enum" in schema else ""
     return None

@@ -1,4 +1,4 @@
-"""The explorer: pick an endpoint of the server, fill it in, send it, and take the request away as code.
+"""The REST explorer: pick an endpoint of the server, send a request, and copy it as curl or Python.
 
 streamlit run streamlit/rest_api_app.py
 """
@@ -9,126 +9,125 @@ from typing import Any
 from urllib.parse import quote
 
 import actions
+import display
 import httpx
-import live
 import openapi
 import pandas as pd
-import shell
+import server_status
 import streamlit as st
+from display import errors_shown
 from openapi import Endpoint
+from texts import plain
 
-from flows.api import credentials, rest, server
+from flows.api import credentials, errors, rest, server
 from flows.settings import CannotRun
 
 
-@st.cache_data(ttl=600, show_spinner="Reading what the server offers")
+@st.cache_data(ttl=600, show_spinner="Reading the endpoints of the server")
 def _endpoints(url: str) -> list[Endpoint]:
     return openapi.read()
 
 
-def _choose(known: list[Endpoint]) -> Endpoint | None:
+def _choose(endpoints: list[Endpoint]) -> Endpoint | None:
     columns = st.columns([2, 2, 5], vertical_alignment="bottom")
     text = columns[0].text_input("Search", key="search", bind="query-params", placeholder="path or words")
-    groups = sorted({one.group for one in known})
+    groups = sorted({one.group for one in endpoints})
     group = columns[1].selectbox("Group", groups, index=None, placeholder="all", key="group", bind="query-params")
     words = text.lower().split()
-    fitting = {
+    matching = {
         f"{one.method} {one.path}": one
-        for one in known
+        for one in endpoints
         if group in (None, one.group)
         and all(word in f"{one.method} {one.path} {one.summary}".lower() for word in words)
     }
-    if not fitting:
-        st.caption("No endpoint fits. Take a word away.")
+    if not matching:
+        st.caption("No endpoint matches. Remove a word from the search, or choose another group.")
         return None
-    usual = "POST /flow_runs/filter"
-    index = list(fitting).index(usual) if usual in fitting else 0
+    default = "POST /flow_runs/filter"
+    index = list(matching).index(default) if default in matching else 0
     name = columns[2].selectbox(
-        f"Endpoint ({len(fitting)})", list(fitting), index=index, key="endpoint", bind="query-params"
+        f"Endpoint ({len(matching)})", list(matching), index=index, key="endpoint", bind="query-params"
     )
-    return fitting.get(name or usual)
+    return matching.get(name or default)
 
 
 def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
-    """The path, the query and the body that the user wrote. Raises CannotRun where something is missing or no JSON."""
+    """Return the path, the query and the body as filled in. Raises CannotRun if one is missing or not valid JSON."""
     path, query, body = endpoint.path, {}, None
     for parameter in endpoint.parameters:
-        mark = " (needed)" if parameter.required else ""
-        given = st.text_input(
+        mark = " (required)" if parameter.required else ""
+        value = st.text_input(
             f"{parameter.name}: {parameter.kind}{mark}",
             key=f"{endpoint.path} {parameter.name}",
-            help=shell.plain(parameter.about, 1000) or None,
+            help=plain(parameter.about, 1000) or None,
         ).strip()
-        if parameter.required and not given:
-            raise CannotRun(f"Fill in {parameter.name}: without it there is no address to send to.")
+        if parameter.required and not value:
+            raise CannotRun(f"Fill in {parameter.name}: the request cannot be sent without it.")
         if parameter.place == "path":
-            path = path.replace("{" + parameter.name + "}", quote(given, safe=""))
-        elif given:
-            query[parameter.name] = given
+            path = path.replace("{" + parameter.name + "}", quote(value, safe=""))
+        elif value:
+            query[parameter.name] = value
     if endpoint.example is not None:
-        written = st.text_area(
+        text = st.text_area(
             "Body (JSON)", json.dumps(endpoint.example, indent=2), height=180, key=f"{endpoint.method} {endpoint.path}"
         )
         if endpoint.fields:
-            with st.expander("What the body may hold"):
-                rows = [(one.name, one.kind, "needed" if one.required else "", one.about) for one in endpoint.fields]
+            with st.expander("Keys of the body"):
+                rows = [(one.name, one.kind, "required" if one.required else "", one.about) for one in endpoint.fields]
                 st.dataframe(pd.DataFrame(rows, columns=["key", "kind", "", "meaning"]), hide_index=True)
         try:
-            body = json.loads(written or "null")
+            body = json.loads(text or "null")
         except ValueError as error:
             raise CannotRun(
-                f"The body is no JSON: {error}. Text stands in double quotes, and no comma at the end."
+                f"The body is not valid JSON: {error}. Put text in double quotes, and do not end a list with a comma."
             ) from None
     return path, query, body
 
 
 def _send(endpoint: Endpoint, url: str, body: Any) -> None:
-    """Send the request, and keep its answer for the page."""
-    actions.check(endpoint.method, endpoint.path)
+    """Send the request, and store its answer for the page. Raises CannotRun if there is none."""
+    actions.check_request(endpoint.method, endpoint.path)
     called = time.perf_counter()
     try:
         answer = httpx.request(
             endpoint.method, url, json=body, headers=credentials.header(), verify=credentials.trust(), timeout=30
         )
-    except httpx.TimeoutException:
-        raise CannotRun(f"{url} gave no answer within 30 s. Ask for less, or look whether the server lives.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CannotRun(f"{url} cannot be reached ({error}). Start the server, or correct PREFECT_API_URL.") from None
+        raise errors.unreachable(url, error) from None
     try:
-        said = answer.json() if answer.content else None
+        content = answer.json() if answer.content else None
     except ValueError:
-        said = answer.text[:2000]
+        content = answer.text[:2000]
     st.session_state.answer = {
         "request": f"{endpoint.method} {url}",
         "status": answer.status_code,
         "reason": answer.reason_phrase,
         "seconds": time.perf_counter() - called,
         "bytes": len(answer.content),
-        "said": said,
+        "content": content,
     }
 
 
 def _answer(answer: dict[str, Any]) -> None:
-    good = answer["status"] < 400
     line = (
         f"{answer['status']} {answer['reason']} · {1000 * answer['seconds']:.0f} ms · {answer['bytes'] / 1000:.1f} kB"
     )
-    (st.success if good else st.error)(shell.plain(f"{answer['request']}: {line}", 500))
-    said = answer["said"]
-    rows = isinstance(said, list) and said and all(isinstance(one, dict) for one in said)
+    (st.success if answer["status"] < 400 else st.error)(plain(f"{answer['request']}: {line}", 500))
+    content = answer["content"]
+    rows = isinstance(content, list) and content and all(isinstance(row, dict) for row in content)
     table, text = st.tabs(["Table", "JSON"]) if rows else (None, st.container())
     if table is not None:
-        flat = pd.json_normalize(said, max_level=0).map(
-            lambda one: json.dumps(one) if isinstance(one, dict | list) else one
+        flat = pd.json_normalize(content, max_level=0).map(
+            lambda value: json.dumps(value) if isinstance(value, dict | list) else value
         )
         with table:
-            shell.table(flat, hide_index=True, alt="The answer, a row for each object.")
+            display.table(flat, hide_index=True, alt="The answer, with a row for each object.")
     with text:
         # Two statements: Streamlit would show the value of a conditional expression as well.
-        if isinstance(said, dict | list):
-            st.json(said, expanded=2)
+        if isinstance(content, dict | list):
+            st.json(content, expanded=2)
         else:
-            st.code(json.dumps(said), language=None)
+            st.code(json.dumps(content), language=None)
 
 
 def _page() -> None:
@@ -138,35 +137,32 @@ def _page() -> None:
         return
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown(f"##### {shell.plain(endpoint.summary or endpoint.path)}")
+        st.markdown(f"##### {plain(endpoint.summary or endpoint.path)}")
         if endpoint.about:
-            st.caption(shell.plain(endpoint.about, 1000))
-        with shell.told():
+            st.caption(plain(endpoint.about, 1000))
+        with errors_shown():
             path, query, body = _fill(endpoint)
             full = str(httpx.URL(f"{url}{path}", params=query) if query else httpx.URL(f"{url}{path}"))
             with right:
                 curl, python = st.tabs(["curl", "Python"])
                 curl.code(openapi.curl(endpoint.method, full, body), language="bash")
                 python.code(openapi.code(endpoint.method, full, body), language="python")
-            sure = True
+            may_send = actions.may_send(endpoint.method, endpoint.path)
+            confirmed = True
             if not rest.only_reads(endpoint.method, endpoint.path):
-                if not actions.allowed():
-                    st.caption("Read-only: this one would change something, and is not sent.")
-                sure = st.checkbox(f"Yes, {endpoint.method} this: it changes what is on the server", key=f"sure {full}")
-            if st.button("Send", type="primary", disabled=not (sure and _may(endpoint)), icon=":material/send:"):
+                if not may_send:
+                    st.caption("Read-only: this request could change something, so it cannot be sent.")
+                confirmed = st.checkbox(f"Yes, {endpoint.method} this: it changes the server", key=f"sure {full}")
+            if st.button("Send", type="primary", disabled=not (confirmed and may_send), icon=":material/send:"):
                 _send(endpoint, full, body)
     if "answer" in st.session_state:
         with right:
             _answer(st.session_state.answer)
 
 
-def _may(endpoint: Endpoint) -> bool:
-    return actions.allowed() or rest.only_reads(endpoint.method, endpoint.path)
-
-
 st.set_page_config("REST explorer", page_icon=":material/api:", layout="wide")
 st.markdown("#### REST explorer")
-live.sidebar()
-if live.answers():
-    with shell.told():
+server_status.sidebar()
+if server_status.responds():
+    with errors_shown():
         _page()

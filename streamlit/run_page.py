@@ -1,13 +1,18 @@
-"""One flow run: its timeline against the limit, its task runs, its logs."""
+"""One flow run: its timeline, its concurrency against the limit, its task runs, and its logs."""
 
 import actions
-import live
+import bar_charts
+import display
+import live_page
 import pandas as pd
-import run_changes
-import shell
+import refresh
+import run_buttons
+import server_status
 import streamlit as st
+from texts import csv, local, plain, zone
 
 from flows.api import rest
+from flows.api.endpoints import FAILED
 from flows.monitor import charts, frames, pages, reasons
 
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -15,33 +20,31 @@ LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 def show() -> None:
     """Draw the page of the flow run whose id is in the address bar."""
-    found = st.text_input(
+    flow_run_id = st.text_input(
         "Flow run", key="id", bind="query-params", placeholder="its id, as in the address of its page"
-    )
-    if not found.strip():
-        if live.answers():
-            st.caption("Open a run from the page Runs, or paste its id.")
-        return
-    flow_run_id = found.strip()
-    live.page("run", flow_run_id, lambda: pages.run(flow_run_id), pages.refresh_run, _body)
+    ).strip()
+    if flow_run_id:
+        live_page.show("run", flow_run_id, lambda: pages.run(flow_run_id), refresh.run, _body)
+    elif server_status.responds():
+        st.caption("Open a run from the page Runs, or paste its id.")
 
 
 def _body(page: pages.Run) -> None:
     run = page.flow_run
-    st.markdown(f"#### {shell.plain(run['name'], 80)} · {shell.plain(run['state'])}")
+    st.markdown(f"#### {plain(run['name'], 80)} · {plain(run['state'])}")
     started = run["started"]
-    when = f"{started.tz_convert(shell.zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
-    st.caption(shell.plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
-    reason = page.why(shell.zone())
-    if reason:
-        st.info(shell.plain(reason, 1000), icon=":material/hourglass_top:")
-    if run["message"] and run["state_type"] in ("FAILED", "CRASHED", "CANCELLED"):
-        st.error(shell.plain(run["message"], 2000), icon=":material/report:")
+    when = f"{started.tz_convert(zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
+    st.caption(plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
+    why = page.why(zone())
+    if why:
+        st.info(plain(why, 1000), icon=":material/hourglass_top:")
+    if run["message"] and run["state_type"] in (*FAILED, "CANCELLED"):
+        st.error(plain(run["message"], 2000), icon=":material/report:")
     if actions.allowed():
         columns = st.columns([1, 1, 6])
-        run_changes.buttons(run.to_frame().T, columns[0], columns[1])
+        run_buttons.show(run.to_frame().T, columns[0], columns[1])
     if page.task_runs.empty:
-        st.caption("It has no task runs yet.")
+        st.caption("This run has no task runs yet.")
     else:
         _timeline(page)
         _tasks(page)
@@ -53,19 +56,19 @@ def _timeline(page: pages.Run) -> None:
     tag = None
     if limited:
         tag = st.segmented_control(
-            "Task runs with the tag", limited, default=limited[0], format_func=shell.plain, key="of_tag"
+            "Task runs with the tag", limited, default=limited[0], format_func=plain, key="of_tag"
         )
     tasks = frames.tagged(page.task_runs, tag) if tag else page.task_runs
     steps = frames.concurrency(tasks, page.until)
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
-    said = frames.held(steps, limit)
-    if limit and "did not" in said:
-        st.warning(f"{shell.plain(said)} That is the limit as it is now; it may have been another one then.")
+    verdict = plain(frames.verdict(steps, limit))
+    if limit and frames.peak(steps) > limit:
+        st.warning(f"{verdict} This compares with the limit as it is now; it may have been different then.")
     else:
-        (st.success if limit else st.info)(shell.plain(said), icon=":material/rule:")
-    shell.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
+        (st.success if limit else st.info)(verdict, icon=":material/rule:")
+    display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
     with st.expander("How long each task run waited"):
-        shell.chart(charts.waiting(tasks), "waiting")
+        display.chart(bar_charts.waiting(tasks), "waiting")
 
 
 def _tasks(page: pages.Run) -> None:
@@ -81,21 +84,21 @@ def _tasks(page: pages.Run) -> None:
             "why": [_why(row, page) for _, row in tasks.iterrows()] if len(tasks) <= 500 else tasks["message"],
         }
     )
-    shell.table(
-        shell.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
+    display.table(
+        display.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
         hide_index=True,
-        height=min(38 + 35 * len(shown), 420),
+        height=display.height(len(shown), 420),
         column_config={
             "task run": st.column_config.TextColumn(width="medium"),
             "state": st.column_config.TextColumn(width="small"),
             "waited": st.column_config.NumberColumn("waited (s)", format="%.1f", width="small"),
             "ran": st.column_config.NumberColumn("ran (s)", format="%.1f", width="small"),
             "attempts": st.column_config.NumberColumn(width="small"),
-            "why": st.column_config.TextColumn("why it waits, or what it said", width="large"),
+            "why": st.column_config.TextColumn("why it waits, or its message", width="large"),
         },
         alt="The task runs of this flow run.",
     )
-    table = shell.csv(tasks)
+    table = csv(tasks)
     st.download_button("Save as CSV", table, "task-runs.csv", "text/csv", on_click="ignore", icon=":material/download:")
 
 
@@ -106,33 +109,33 @@ def _logs(page: pages.Run) -> None:
     level = columns[1].segmented_control("From level", LEVELS, default="DEBUG", key="log_level", required=True)
     columns[2].download_button(
         "Save all lines",
-        lambda: _written(pages.logs(page.flow_run["flow_run_id"])),
+        lambda: _log_file(pages.logs(page.flow_run["flow_run_id"])),
         "run.log",
         "text/plain",
         on_click="ignore",
         icon=":material/download:",
     )
     if len(page.logs) >= rest.PAGE:
-        st.caption(f"The first {len(page.logs)} lines; search looks at these, Save all lines has all.")
+        st.caption(f"Only the first {len(page.logs)} lines are shown and searched. Save all lines saves all of them.")
     lines = page.logs[page.logs["level"].isin(LEVELS[LEVELS.index(level) :])]
     if text:
         lines = lines[lines["message"].str.contains(text, case=False, regex=False)]
     if lines.empty:
-        st.caption("No line fits." if len(page.logs) else "Nothing was logged.")
+        st.caption("No line matches." if len(page.logs) else "Nothing was logged.")
         return
     names = page.task_runs.set_index("task_run_id")["name"]
     shown = pd.DataFrame(
         {
-            "time": shell.local(lines["time"]),
+            "time": local(lines["time"]),
             "level": lines["level"],
             "task run": lines["task_run_id"].map(names).astype(object).fillna(""),
             "message": lines["message"].str.slice(0, 2000),
         }
     )
-    shell.table(
+    display.table(
         shown,
         hide_index=True,
-        height=min(38 + 35 * len(shown), 420),
+        height=display.height(len(shown), 420),
         column_config={
             "time": st.column_config.DatetimeColumn(format="HH:mm:ss.SSS", width="small"),
             "level": st.column_config.TextColumn(width="small"),
@@ -144,14 +147,14 @@ def _logs(page: pages.Run) -> None:
 
 
 def _why(row: pd.Series, page: pages.Run) -> str:
-    # Its limits know the holders among its own task runs alone.
-    return reasons.why(row, page.limits, page.task_runs, whole=False, zone=shell.zone()) or row["message"] or ""
+    # The page's limits name only those holders that are its own task runs.
+    return reasons.why(row, page.limits, page.task_runs, complete=False, zone=zone()) or row["message"] or ""
 
 
 def _ran(run: pd.Series) -> str:
     return f"{run['ran_seconds']:.1f} s" if pd.notna(run["ran_seconds"]) else "not yet"
 
 
-def _written(logs: pd.DataFrame) -> str:
+def _log_file(logs: pd.DataFrame) -> str:
     lines = zip(logs["time"], logs["level"], logs["message"], strict=True)
     return "".join(f"{time.isoformat()} {level} {message}\n" for time, level, message in lines)

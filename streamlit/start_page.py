@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import actions
-import live
-import shell
+import server_status
 import streamlit as st
+from display import errors_shown
+from texts import plain
 
 from flows.api import endpoints, rest
 from flows.settings import CannotRun
@@ -14,15 +15,15 @@ from flows.settings import CannotRun
 
 def show() -> None:
     """Draw the page."""
-    if not live.answers():
+    if not server_status.responds():
         return
-    with shell.told():
+    with errors_shown():
         if not actions.allowed():
-            st.caption("This monitor is read-only (MONITOR_READ_ONLY): nothing can be started from here.")
+            st.caption("This monitor is read-only because MONITOR_READ_ONLY is set: nothing can be started from here.")
             return
         deployments, flows = rest.gather([endpoints.deployments(), endpoints.flows()])
         if not deployments:
-            st.caption("The server has no deployment. Make one: prefect deploy flows/prefect_flow.py:main_etl")
+            st.caption("The server has no deployment. Create one: prefect deploy flows/prefect_flow.py:main_etl")
             return
         names = {flow["id"]: flow["name"] for flow in flows}
         by_name = {f"{names.get(one['flow_id'], '?')}/{one['name']}": one for one in deployments}
@@ -33,30 +34,30 @@ def show() -> None:
 
 def _form(deployment: dict[str, Any]) -> None:
     schema = deployment.get("parameter_openapi_schema") or {}
-    usual = deployment.get("parameters") or {}
+    defaults = deployment.get("parameters") or {}
     with st.form("start"):
-        st.caption(shell.plain(deployment.get("description") or "It has no description.", 1000))
-        given = {
-            name: _field(name, about, usual.get(name, about.get("default")))
+        st.caption(plain(deployment.get("description") or "This deployment has no description.", 1000))
+        fields = {
+            name: _field(name, about, defaults.get(name, about.get("default")))
             for name, about in (schema.get("properties") or {}).items()
         }
         if st.form_submit_button("Start", type="primary", icon=":material/play_arrow:"):
-            parameters = {name: _value(name, *field) for name, field in given.items()}
+            parameters = {name: _value(name, *field) for name, field in fields.items()}
             flow_run = actions.start(deployment["id"], parameters)
             st.success(f"Started. [Open its page](/run?id={flow_run})", icon=":material/check:")
             if not deployment.get("work_pool_name"):
-                st.warning("It has no work pool, so that a worker never takes it.")
+                st.warning("The deployment has no work pool, so no worker will take this run.")
             else:
                 st.caption(
-                    shell.plain(f"A worker has to take it: prefect worker start --pool {deployment['work_pool_name']}")
+                    plain(f"A worker must be running: prefect worker start --pool {deployment['work_pool_name']}")
                 )
 
 
 def _field(name: str, about: dict[str, Any], value: Any) -> tuple[str, Any]:
-    """A field for one parameter: its kind, and what stands in it."""
-    label = shell.plain(about.get("title") or name, 60)
-    help_ = shell.plain(about.get("description") or "", 1000) or None
-    # A deployment may hold an object for whatever kind there is, such as a reference to a variable.
+    """Show a field for one parameter; return its kind (value or JSON text) and what it contains."""
+    label = plain(about.get("title") or name, 60)
+    help_ = plain(about.get("description") or "", 1000) or None
+    # A deployment may have an object for a parameter of any type, such as a reference to a variable.
     match "object" if isinstance(value, dict | list) else about.get("type"):
         case "boolean":
             return "value", st.checkbox(label, bool(value), help=help_)
@@ -72,10 +73,12 @@ def _field(name: str, about: dict[str, Any], value: Any) -> tuple[str, Any]:
     return "json", st.text_area(f"{label} (JSON)", json.dumps(value), height=68, help=help_)
 
 
-def _value(name: str, kind: str, given: Any) -> Any:
+def _value(name: str, kind: str, content: Any) -> Any:
     if kind != "json":
-        return given
+        return content
     try:
-        return json.loads(given or "null")
+        return json.loads(content or "null")
     except ValueError as error:
-        raise CannotRun(f"The parameter {name} is no JSON: {error}. Write text in quotes, lists in brackets.") from None
+        raise CannotRun(
+            f"The parameter {name} is not valid JSON: {error}. Write text in double quotes and lists in brackets."
+        ) from None

@@ -1,4 +1,4 @@
-"""What the monitor says when it cannot show what it is for, and what stands behind its buttons."""
+"""The monitor's pages and the explorer in Streamlit's test runner: their messages, and the actions of their buttons."""
 
 import csv
 import dataclasses
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import actions
+import httpx
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -17,29 +18,32 @@ from flows.api import errors, rest
 from flows.monitor import frames, pages
 
 
-def said(app: AppTest) -> str:
+def errors_on(app: AppTest) -> str:
+    """Return the error messages on the page, once it is clear that nothing was raised."""
     assert not app.exception, app.exception
     return " ".join(error.value.replace("\\", "") for error in app.error)
 
 
-def beside(app: AppTest) -> str:
-    """What the sidebar says."""
+def sidebar(app: AppTest) -> str:
+    """Return the text of the sidebar."""
     return " ".join(caption.value.replace("\\", "") for caption in app.sidebar.caption)
 
 
 def part(page: str) -> AppTest:
-    """One page of the monitor, or the explorer, not opened yet; after `app`."""
+    """Return one page of the monitor, or the explorer, not opened yet; after `app`."""
     if page == "rest_api_app":
         return AppTest.from_file(str(settings.PROJECT / "streamlit" / f"{page}.py"), default_timeout=60)
-    return AppTest.from_string(f"import live, {page}\nlive.sidebar()\n{page}.show()", default_timeout=60)
+    return AppTest.from_string(
+        f"import server_status, {page}\nserver_status.sidebar()\n{page}.show()", default_timeout=60
+    )
 
 
-PARTS = ("first_page", "run_page", "limits_page", "start_page", "rest_api_app")
+PARTS = ("runs_page", "run_page", "limits_page", "start_page", "rest_api_app")
 
 
 def test_no_server_at_all(app: AppTest, new_lab: Path) -> None:
     app.run()
-    assert "the lab is down" in said(app)
+    assert "the lab is down" in errors_on(app)
     assert [button.label for button in app.button] == ["Start the lab"]
 
 
@@ -47,22 +51,22 @@ def test_a_server_that_is_not_there(app: AppTest, monkeypatch: pytest.MonkeyPatc
     forget_servers(monkeypatch)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     app.run()
-    assert "No server answers at http://127.0.0.1:9/api" in said(app)
-    assert not app.button, "a named server is not ours to start"
+    assert "No server answers at http://127.0.0.1:9. Start it" in errors_on(app)
+    assert not app.button, "the kit does not start a server that the user named"
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PREFECT_API_URL", "not-an-address"), ("PREFECT_API_URL", "http://[/api"), ("MONITOR_READ_ONLY", "perhaps")],
 )
-@pytest.mark.parametrize("page", ["first_page", "start_page", "rest_api_app"])
+@pytest.mark.parametrize("page", ["runs_page", "start_page", "rest_api_app"])
 def test_a_variable_that_cannot_be_read(
     page: str, name: str, value: str, app: AppTest, new_lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     app = part(page).run()
-    assert name in said(app)
-    assert not app.button, "nothing to do but to correct the variable"
+    assert name in errors_on(app)
+    assert not app.button, "only the variable can be corrected"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_a_variable_that_cannot_be_read(
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\nConnection: close\r\n\r\n<html><b>Log in</b></html>",
-            "with something else than JSON",
+            "with something other than JSON",
         ),
     ],
     ids=["401", "a log-in page"],
@@ -84,40 +88,36 @@ def test_a_server_that_says_no(text: bytes, says: str, app: AppTest, monkeypatch
     with answering(text) as url:
         monkeypatch.setenv("PREFECT_API_URL", url)
         app.run()
-    assert says in said(app) and "<html>" not in said(app)
+    assert says in errors_on(app) and "<html>" not in errors_on(app)
 
 
 def test_a_server_that_hangs(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_servers(monkeypatch)
-    for cached in (rest._client, rest._client_async):
-        cached.cache_clear()
-    monkeypatch.setattr(rest.httpx, "Timeout", lambda *_, **__: 1.0)
+    monkeypatch.setattr(rest, "TIMEOUT", httpx.Timeout(1.0))
     with answering(None) as url:
         monkeypatch.setenv("PREFECT_API_URL", url)
         app.run()
-    for cached in (rest._client, rest._client_async):
-        cached.cache_clear()
-    assert "timed out" in said(app)
+    assert "did not answer within 1 s" in errors_on(app)
 
 
 def test_the_first_page_on_a_server(app: AppTest, shared_lab: str) -> None:
     app.run()
-    assert said(app) == ""
+    assert errors_on(app) == ""
     assert [metric.label for metric in app.metric][:2] == ["flow runs", "running"]
     assert "What runs, and what waits and why" in " ".join(text.value for text in app.markdown)
 
 
-def test_every_page_says_whether_the_server_answers_and_who_one_is_there(
+def test_every_page_shows_whether_the_server_responds_and_the_credentials_in_use(
     app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MONITOR_READ_ONLY", "1")
     nobody = part("run_page")
     nobody.query_params["id"] = "00000000-0000-4000-8000-000000000009"
     for opened in (nobody, *map(part, PARTS)):
-        said_beside = beside(opened.run())
-        assert not opened.exception and "open: it asks for no credentials" in said_beside, opened
-        assert re.search(r"Prefect 3\.\d+\.\d+ answers; read at", said_beside), said_beside
-    assert "has no flow run" in said(nobody) and said(opened) == ""
+        status = sidebar(opened.run())
+        assert not opened.exception and "No credentials required" in status, opened
+        assert re.search(r"Connected to Prefect 3\.\d+\.\d+; updated at", status), status
+    assert "has no flow run" in errors_on(nobody) and errors_on(opened) == ""
 
 
 @pytest.mark.long
@@ -126,10 +126,11 @@ def test_an_empty_server_that_asks_for_credentials(
 ) -> None:
     for kind, who in (("basic", "basic admi…"), ("gateway", "bearer pnu_…")):
         url = lab.up(kind).api_url
-        first, explorer = part("first_page").run(), part("rest_api_app").run()
+        first, explorer = part("runs_page").run(), part("rest_api_app").run()
         explorer.button[0].click().run()
         for opened in (first, explorer):
-            assert said(opened) == "" and who in beside(opened) and " answers; read at" in beside(opened)
+            assert errors_on(opened) == "" and who in sidebar(opened)
+            assert "Connected to Prefect" in sidebar(opened)
         assert any(caption.value.startswith("No runs yet") for caption in first.caption)
         assert "200 OK" in explorer.success[0].value and explorer.json[0].value == "[]"
         with monkeypatch.context() as patch:
@@ -137,16 +138,16 @@ def test_an_empty_server_that_asks_for_credentials(
             patch.setenv("PREFECT_API_URL", str(url))
             for page in PARTS:
                 opened = part(page).run()
-                assert "refuses the credentials (401" in said(opened), page
-                assert "It lets nobody in without credentials." in beside(opened), page
-                assert "no credentials" not in beside(opened).replace("without credentials", "")
+                assert "refuses the credentials (401" in errors_on(opened), page
+                assert "The server requires credentials, and none are set." in sidebar(opened), page
+                assert "No credentials" not in sidebar(opened), page
 
 
 def test_no_cell_of_a_csv_file_is_a_formula(app: AppTest) -> None:
-    import shell
+    import texts
 
     names = ['=HYPERLINK("http://x")', "+1", "-1", "@a", "\t=1", "\uff1d1", "a=1", ""]
-    written = shell.csv(pd.DataFrame({"name": names, "ran": [-1.5] * len(names), "tags": [["=1"]] * len(names)}))
+    written = texts.csv(pd.DataFrame({"name": names, "ran": [-1.5] * len(names), "tags": [["=1"]] * len(names)}))
     rows = list(csv.reader(io.StringIO(written)))[1:]
     assert [name for name, *_ in rows] == [f"'{name}" for name in names[:6]] + names[6:]
     assert {(ran, tags) for _, ran, tags in rows} == {("-1.5", "['=1']")}, "numbers stay numbers"
@@ -158,13 +159,13 @@ def test_a_flow_run_that_runs_without_task_runs_is_listed(app: AppTest, shared_l
     flow_run = rest.call("POST", "flow_runs/", running)["id"]
     try:
         app.run()
-        assert said(app) == ""
+        assert errors_on(app) == ""
         assert "runs alone" in app.dataframe[0].value["name"].tolist()
     finally:
         rest.call("DELETE", f"flow_runs/{flow_run}")
 
 
-def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
+def test_with_200_active_task_runs_the_first_page_counts_on_others(
     app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = pd.Timestamp.now("UTC")
@@ -177,23 +178,25 @@ def test_where_200_task_runs_are_active_the_first_page_knows_of_others(
         answer = [{**(waits if number else runs), "id": str(number)} for number in range(count)]
         tasks = frames.task_runs(answer, now)
         odd = {"tag": "nobody may", "limit": -1, "taken": 1}
-        held = frames.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}, odd], {})
-        page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=held)
+        limit_rows = frames.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}, odd], {})
+        page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=limit_rows)
         with monkeypatch.context() as patch:
             patch.setattr(pages, "overview", lambda **_: page)
-            patch.setattr(pages, "refresh", lambda _: page)
+            patch.setattr("refresh.overview", lambda _: page)
             app.session_state.again = True
             app.run()
-        assert said(app) == ""
+        assert errors_on(app) == ""
         counts = [f"{metric.value} {metric.label}" for metric in app.metric if "task runs" in metric.label]
         captions = [caption.value.replace("\\", "") for caption in app.caption]
         return " ".join([*counts, *captions])
 
     whole, partial = shown(199), shown(200)
     assert "1 task runs running" in whole and "198 task runs waiting" in whole
-    assert "It holds." in whole and "3 by nobody known; if that lasts, reset the limit" in whole
+    assert "The limit is respected." in whole
+    assert "3 without a known holder; if that lasts, reset the limit" in whole
     assert "1+ task runs running" in partial and "199+ task runs waiting" in partial
-    assert "It holds." not in partial and "nobody known" not in partial and "by other runs, or by nobody" in partial
+    assert "The limit is respected." not in partial and "without a known holder" not in partial
+    assert "by other runs or without a holder" in partial
 
 
 @pytest.mark.parametrize("count", [199, 200])
@@ -210,9 +213,11 @@ def test_a_search_of_the_first_log_lines_says_so(
     app = AppTest.from_string("import run_page\nrun_page.show()", default_timeout=60)
     app.query_params["id"] = flow_run
     app.run()
-    assert said(app) == "" and len(app.dataframe[-1].value) == count
+    assert errors_on(app) == "" and len(app.dataframe[-1].value) == count
     captions = [caption.value for caption in app.caption]
-    assert ("The first 200 lines; search looks at these, Save all lines has all." in captions) == (count == 200)
+    assert ("Only the first 200 lines are shown and searched. Save all lines saves all of them." in captions) == (
+        count == 200
+    )
 
 
 def test_no_more_requests_than_promised(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,12 +242,12 @@ def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: py
         lambda: actions.set_limit(limits.TAG, 9),
         lambda: actions.add_limit("new", 9),
         lambda: actions.free_slots(limits.TAG),
-        lambda: actions.check("DELETE", "flows/a"),
-        lambda: actions.check("POST", "flow_runs/"),
+        lambda: actions.check_request("DELETE", "flows/a"),
+        lambda: actions.check_request("POST", "flow_runs/"),
     ):
         with pytest.raises(settings.CannotRun, match="read-only"):
             change()
-    actions.check("POST", "flow_runs/filter")
+    actions.check_request("POST", "flow_runs/filter")
     assert limits.read().limit == 3 and limits.read("new") is None
 
 
@@ -254,11 +259,11 @@ def test_a_read_only_explorer_does_not_send_what_changes(
     explorer.query_params["endpoint"] = "DELETE /flows/{id}"
     explorer.run().text_input("/flows/{id} id").input(flow).run()
     explorer.checkbox[0].check().run()
-    assert said(explorer) == "" and not explorer.button[0].disabled
+    assert errors_on(explorer) == "" and not explorer.button[0].disabled
     monkeypatch.setenv("MONITOR_READ_ONLY", "1")
-    explorer.button[0].click().run()  # what comes is what a browser sends from which somebody took the `disabled`
+    explorer.button[0].click().run()  # as a browser would, from which somebody removed `disabled`
     assert rest.call("GET", f"flows/{flow}")["id"] == flow
-    assert explorer.button[0].disabled and said(explorer) == ""
+    assert explorer.button[0].disabled and errors_on(explorer) == ""
 
 
 def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab: str) -> None:
@@ -276,7 +281,7 @@ def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab
     assert rest.call("GET", f"flow_runs/{alone['id']}")["state_name"] == "Failed"
     running = {"type": "RUNNING", "name": "Running"}
     rest.call("POST", f"flow_runs/{of_deployment['id']}/set_state", {"state": running, "force": True})
-    # As it was on the page, which may be old.
+    # The page that shows them may be old.
     (refused,) = actions.retry(frames.flow_runs(runs[1:], {}, pd.Timestamp.now("UTC")))
     assert "has not ended: Running." in refused
     assert rest.call("GET", f"flow_runs/{of_deployment['id']}")["state_name"] == "Running"
@@ -290,12 +295,12 @@ def test_a_limit_of_nothing_can_be_changed(app: AppTest, shared_lab: str) -> Non
         rest.call("PATCH", "v2/concurrency_limits/tag:nothing", {"limit": 0})
         app = AppTest.from_string("import limits_page\nlimits_page.show()", default_timeout=60).run()
         app.button("change nothing").click().run()
-        assert said(app) == "" and app.number_input("new_limit").value == 1
+        assert errors_on(app) == "" and app.number_input("new_limit").value == 1
     finally:
         rest.call("DELETE", "concurrency_limits/tag/nothing")
 
 
-def test_what_a_deployment_holds_stands_in_the_form(app: AppTest, shared_lab: str) -> None:
+def test_the_form_starts_with_the_deployment_s_parameters(app: AppTest, shared_lab: str) -> None:
     flow = rest.call("POST", "flows/", {"name": "made by a test"})
     variable = {"__prefect_kind": "workspace_variable", "variable_name": "rows"}
     usual = {"rows": variable, "share": variable, "much": 2.5, "region": "EUROPE"}
@@ -313,7 +318,7 @@ def test_what_a_deployment_holds_stands_in_the_form(app: AppTest, shared_lab: st
         app = AppTest.from_string("import start_page\nstart_page.show()", default_timeout=60)
         app.query_params["deployment"] = "made by a test/odd"
         app.run()
-        assert said(app) == ""
+        assert errors_on(app) == ""
         assert [area.label for area in app.text_area] == ["rows (JSON)", "share (JSON)"]
         assert [(number.value, number.help) for number in app.number_input] == [(2.5, r"\*\<b\>\*")]
         assert [box.value for box in app.selectbox] == ["made by a test/odd", "EUROPE"]
@@ -321,7 +326,7 @@ def test_what_a_deployment_holds_stands_in_the_form(app: AppTest, shared_lab: st
         rest.call("DELETE", f"deployments/{deployment}")
 
 
-def test_many_runs_are_cancelled_at_once_and_what_was_not_is_said(shared_lab: str) -> None:
+def test_many_runs_are_cancelled_at_once_and_the_others_are_named(shared_lab: str) -> None:
     flow = rest.call("POST", "flows/", {"name": "made by a test"})
     running = {"type": "RUNNING", "name": "Running"}
     made = [{"name": f"one of {number}", "flow_id": flow["id"], "state": running} for number in range(5)]
@@ -334,5 +339,5 @@ def test_many_runs_are_cancelled_at_once_and_what_was_not_is_said(shared_lab: st
         rest.call("POST", "flow_runs/", one | {"state": {"type": "COMPLETED", "name": "Completed"}}) for one in made[:1]
     ]
     (refused,) = actions.cancel(frames.flow_runs(ended, {}, pd.Timestamp.now("UTC")))
-    assert refused == "one of 0 has ended meanwhile: Completed."
+    assert refused == "one of 0 has already ended: Completed."
     assert rest.call("GET", f"flow_runs/{ended[0]['id']}")["state_name"] == "Completed"

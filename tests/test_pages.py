@@ -9,6 +9,7 @@ from pathlib import Path
 import fill
 import psycopg
 import pytest
+import refresh
 from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits
@@ -60,31 +61,31 @@ def test_failures_that_are_not_shown_are_counted(filled: str, app: AppTest) -> N
     failed = int(pages.overview(state=["FAILED", "CRASHED"]).states["runs"].sum())
     app.run()
     assert not app.exception and 0 < shown < 25 <= failed
-    assert any(caption.value.startswith(f"{shown} of {failed}: for others choose") for caption in app.caption)
+    assert any(caption.value.startswith(f"{shown} of {failed}: to see others, choose") for caption in app.caption)
 
 
 def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
     assert requests(pages.overview) <= 6 and requests(lambda: pages.overview(since=None)) <= 6
     page = pages.overview()
-    assert requests(lambda: pages.refresh(page)) <= 4
+    assert requests(lambda: refresh.overview(page)) <= 4
     flow = rest.call("POST", "flows/", {"name": "filled later"})["id"]
     rest.call("POST", "flow_runs/", {"flow_id": flow, "name": "later", "state": {"type": "PENDING"}})
-    before, page = page, pages.refresh(page)
+    before, page = page, refresh.overview(page)
     assert page.states["runs"].sum() == before.states["runs"].sum() + 1
     assert page.flow_runs["name"].iloc[0] == "later" and page.flow_runs["flow"].isna().iloc[0]
-    assert requests(lambda: pages.refresh(page)) <= 4
-    assert pages.refresh(page).flow_runs["flow"].iloc[0] == "filled later"
+    assert requests(lambda: refresh.overview(page)) <= 4
+    assert refresh.overview(page).flow_runs["flow"].iloc[0] == "filled later"
     run = page.flow_runs["flow_run_id"].iloc[-1]
     assert requests(lambda: pages.run(run)) <= 6
-    assert requests(lambda: pages.refresh_run(pages.run(run))) <= 6 + 4
+    assert requests(lambda: refresh.run(pages.run(run))) <= 6 + 4
     wide = fill.fill_wide(filled, 450)
     assert requests(lambda: pages.run(wide)) <= 6 + 2 + 4  # two pages more, asked for together with those after them
     loaded = pages.run(wide)
-    assert requests(lambda: pages.refresh_run(loaded)) <= 4
+    assert requests(lambda: refresh.run(loaded)) <= 4
 
 
 def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) -> None:
-    """What does not fit into it comes with the next ones."""
+    """The task runs that do not fit into one refresh come with the next ones."""
     database = lab.status().database
     assert database is not None
     page = pages.run(fill.fill_wide(database, 450))
@@ -92,14 +93,14 @@ def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) 
         with psycopg.connect(database) as connection:
             changed = "update task_run set state_name = 'Late to end', end_time = now() where flow_run_id = %s"
             connection.execute(changed, [page.flow_run["flow_run_id"]])
-        known = []
+        shown = []
         for _ in range(3):
-            before, found = page, []
-            assert requests(lambda before=before, found=found: found.append(pages.refresh_run(before))) <= 4
-            page = found[0]
-            known.append(int((page.task_runs["state"] == "Late to end").sum()))
-        assert known == [200, 350, 450] and len(page.task_runs) == 450
-        assert page.unread.skip == 0, "it begins anew with what has changed meanwhile"
+            before, refreshed = page, []
+            assert requests(lambda before=before, after=refreshed: after.append(refresh.run(before))) <= 4
+            page = refreshed[0]
+            shown.append(int((page.task_runs["state"] == "Late to end").sum()))
+        assert shown == [200, 350, 450] and len(page.task_runs) == 450
+        assert page.unread.skip == 0, "the next refresh starts with what has changed since"
         holder = page.task_runs.iloc[0]
         rest.send(limit_endpoints.take_slot(limits.TAG, holder["task_run_id"]))
         assert requests(pages.limits) <= 4
@@ -122,11 +123,11 @@ def test_ten_times_the_runs_take_no_longer(new_lab: Path) -> None:
         took, have = time.monotonic() - began, runs
         page = pages.overview()
         assert len(page.flow_runs) == 200 and page.states["runs"].sum() >= 990
-        assert requests(pages.overview) <= 6 and requests(lambda page=page: pages.refresh(page)) <= 4
+        assert requests(pages.overview) <= 6 and requests(lambda page=page: refresh.overview(page)) <= 4
         everything = median(lambda: pages.overview(since=None))
-        medians[runs] = median(pages.overview), median(lambda page=page: pages.refresh(page))
-        first, refresh = medians[runs]
-        row = f"{runs:,} | {runs * fill.TASKS:,} | {first:.0f} | {refresh:.0f} | {everything:.0f} | {took:.0f}"
+        medians[runs] = median(pages.overview), median(lambda page=page: refresh.overview(page))
+        first, refreshed = medians[runs]
+        row = f"{runs:,} | {runs * fill.TASKS:,} | {first:.0f} | {refreshed:.0f} | {everything:.0f} | {took:.0f}"
         print(f"\n{row}", end="")
     for page in range(2):
         assert medians[100_000][page] < 2 * medians[1_000][page]
@@ -150,7 +151,7 @@ def test_a_run_with_two_thousand_tasks(shared_lab: str, app: AppTest) -> None:
         viewer.run()
         assert not viewer.exception and "2000 task runs" in " ".join(text.value for text in viewer.markdown)
 
-    loads, refreshes, opens = (median(act) for act in (lambda: pages.run(run), lambda: pages.refresh_run(page), opened))
+    loads, refreshes, opens = (median(act) for act in (lambda: pages.run(run), lambda: refresh.run(page), opened))
     print(f"\n2,000 task runs: loaded in {loads:.0f} ms, refreshed in {refreshes:.0f}, drawn in {median(drawn):.0f} ms")
     print(f"its page is opened in {opens:.0f} ms (medians of 15)")
     assert refreshes < loads / 2 and opens < 1500

@@ -1,8 +1,8 @@
-"""One set of contracts, kept by a server of each version of Prefect, for clients of each and for one without Prefect.
+"""The same contracts for a server of each version of Prefect, and for clients of each and without Prefect.
 
     uv run pytest -m versions
 
-The servers stand behind gateways. A client of another kind is this file once more, run by another interpreter.
+The servers are behind gateways. The clients other than this one are this file, run by another interpreter.
 """
 
 import json
@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import refresh
 from streamlit.testing.v1 import AppTest
 from support.browsers import forget_scripts
 from support.commands import FLOW, LAB, answer, refused, run
@@ -23,39 +24,41 @@ from support.servers import forget_servers
 from support.waiting import eventually
 
 from flows import lab, limits, settings, versions
-from flows.api import diagnosis, endpoints, rest
+from flows.api import diagnosis, endpoints, limit_endpoints, rest
 from flows.api.rest import Request
+from flows.api.server import attach
 from flows.lab import keys
 from flows.monitor import frames, pages
 from flows.settings import CannotRun, Refused
 
 pytestmark = pytest.mark.versions
 PYTHONS = {"2": settings.PROJECT / ".venv-prefect2/bin/python", "3": settings.PROJECT / ".venv/bin/python"}
-# Set for a client that is started by another one: who it is, where the servers are, what the main job reported.
+# Set for a client that another one starts: which client it is, the folder of the labs, the main jobs' reports.
 CLIENT, LABS, JOBS = "FLOWS_TEST_CLIENT", "FLOWS_TEST_LABS", "FLOWS_TEST_JOBS"
 HERE = (versions.here() or "none").split(".")[0]
-once = pytest.mark.skipif(LABS in os.environ, reason="it does not depend on the client")
+once = pytest.mark.skipif(LABS in os.environ, reason="this does not depend on the client")
 
-# Four, so that under a limit of 3 one waits: on Prefect 2 for 30 seconds. Slow ones: it has to ask while three run.
+# Four queries, so that one waits under a limit of 3: on Prefect 2 for 30 seconds. They are slow, so that it has to
+# ask for a slot while the other three run.
 QUERIES = "best_customers,cheapest_supplier_by_part_type,makers_bought_together,revenue_by_region_and_year"
 
-WITHOUT_PREFECT = "uv run --isolated --frozen --no-default-groups --group learn --group dev python"
+WITHOUT_PREFECT = "uv run --isolated --frozen --no-default-groups --group lab --group learn --group dev python"
 CLIENTS = {line: [str(python)] for line, python in PYTHONS.items()} | {"none": WITHOUT_PREFECT.split()}
 
 
 def of_version(line: str, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command of the kit, run by the Python that has this line of Prefect."""
+    """Run a command of the kit with the Python that has this major version of Prefect."""
     return run(program, *arguments, python=PYTHONS[line], **variables)
 
 
 @pytest.fixture(scope="session")
 def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of two labs with gateways, one of each version, each started by its own Python."""
+    """Yield the folder of two labs with gateways, one of each version, each started by its own Python."""
     if LABS in os.environ:
         yield Path(os.environ[LABS])
         return
     missing = [str(python) for python in PYTHONS.values() if not python.exists()]
-    assert not missing, f"{missing} are not there; docs/versions.md says how to make the second environment"
+    assert not missing, f"{missing} not found; docs/versions.md explains how to make the second environment"
     folder = tmp_path_factory.mktemp("versions")
     try:
         for line in PYTHONS:
@@ -70,26 +73,26 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def job(line: str, labs: Path, *options: str) -> dict:
-    """What the main job reports of four queries."""
+    """Run four queries with the main job, and return its report."""
     return answer(of_version(line, FLOW, "--queries", QUERIES, *options, "--json", FLOWS_LAB_DIR=str(labs / line)))
 
 
 @pytest.fixture(scope="session")
 def jobs(labs: Path) -> dict[str, dict]:
-    """What the main job reported on each server, counted by the tag's limit; the pages show its run."""
+    """Return the main job's report from each server, limited by the tag; the pages show these runs."""
     if JOBS in os.environ:
         return json.loads(os.environ[JOBS])
-    with ThreadPoolExecutor() as pool:  # Prefect 2 mostly waits
+    with ThreadPoolExecutor() as pool:  # side by side, since Prefect 2 mostly waits
         return dict(zip(PYTHONS, pool.map(lambda line: job(line, labs), PYTHONS), strict=True))
 
 
 @pytest.fixture(params=PYTHONS)
 def server(request: pytest.FixtureRequest, labs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The line of the server that PREFECT_API_URL now names, with a key for its gateway."""
+    """Return the major version of the server that PREFECT_API_URL now names, with a key for its gateway."""
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(labs / request.param))
     url, key = lab.status().api_url, keys.bearer()[keys.FIRST].get_secret_value()
-    # Nothing but these two says where the server is.
+    # Only these two variables tell where the server is and how to reach it.
     monkeypatch.setenv("FLOWS_LAB_DIR", str(tmp_path / ".lab"))
     monkeypatch.setenv("PREFECT_API_URL", str(url))
     monkeypatch.setenv("PREFECT_API_KEY", key)
@@ -103,39 +106,40 @@ def test_the_client_is_the_one_that_was_meant() -> None:
             import prefect  # noqa: F401
 
 
-def test_the_server_says_its_version_and_takes_the_key(server: str) -> None:
+def test_the_server_reports_its_version_and_accepts_the_key(server: str) -> None:
     assert rest.send(endpoints.version()).startswith(f"{server}.")
-    found = diagnosis.check(server.attach())
-    assert (found.reachable, found.accepted, found.scheme) == (True, True, "bearer"), found
-    assert versions.line(found.server_version) is {"2": versions.PREFECT_2, "3": versions.PREFECT_3}[server]
+    verdict = diagnosis.check(attach())
+    assert (verdict.reachable, verdict.accepted, verdict.scheme) == (True, True, "bearer"), verdict
+    assert versions.line(verdict.server_version) is {"2": versions.PREFECT_2, "3": versions.PREFECT_3}[server]
 
 
 @pytest.mark.parametrize("key", ["wrong", ""])
-def test_who_has_no_key_is_refused(server: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_a_valid_key_is_refused(server: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", key)
-    for request in (endpoints.version(), endpoints.flow_runs(), endpoints.counters()):
+    for request in (endpoints.version(), endpoints.flow_runs(), limit_endpoints.counters()):
         with pytest.raises(Refused, match="refuses the credentials"):
             rest.send(request)
-    found = diagnosis.check(server.attach())
-    assert (found.reachable, found.accepted) == (True, False), found
+    verdict = diagnosis.check(attach())
+    assert (verdict.reachable, verdict.accepted) == (True, False), verdict
 
 
-def test_all_rows_come_once_and_answers_in_order(server: str) -> None:
+def test_rows_come_once_and_answers_in_order(server: str) -> None:
     name = f"rows {uuid.uuid4()}"
     flow = rest.call("POST", "flows/", {"name": name})["id"]
-    made = rest.gather([Request("POST", "flow_runs/", {"flow_id": flow, "name": str(n)}) for n in range(205)])
-    assert [run["name"] for run in made] == [str(n) for n in range(205)]
-    those = Request("POST", "flow_runs/filter", {"flows": {"id": {"any_": [flow]}}})
-    assert {run["id"] for run in rest.rows(those)} == {run["id"] for run in made}
-    assert len(rest.rows(those)) == 205 and len(rest.rows(those, 203)) == 203
-    assert len(rest.rows(those, start=200)) == 5
+    created = rest.gather([Request("POST", "flow_runs/", {"flow_id": flow, "name": str(n)}) for n in range(205)])
+    assert [run["name"] for run in created] == [str(n) for n in range(205)]
+    of_flow = Request("POST", "flow_runs/filter", {"flows": {"id": {"any_": [flow]}}})
+    assert {run["id"] for run in rest.rows(of_flow)} == {run["id"] for run in created}
+    assert len(rest.rows(of_flow)) == 205 and len(rest.rows(of_flow, 203)) == 203
+    assert len(rest.rows(of_flow, start=200)) == 5
 
 
-def test_filters_choose_and_what_is_wrong_is_said(server: str) -> None:
+def test_filters_choose_and_mistakes_are_errors(server: str) -> None:
     name = f"chosen {uuid.uuid4()}"
     flow = rest.call("POST", "flows/", {"name": name})["id"]
-    for one, state in (("a", "COMPLETED"), ("b", "FAILED"), ("bb", "RUNNING")):
-        rest.call("POST", "flow_runs/", {"flow_id": flow, "name": one, "tags": [one], "state": {"type": state}})
+    for run_name, state in (("a", "COMPLETED"), ("b", "FAILED"), ("bb", "RUNNING")):
+        body = {"flow_id": flow, "name": run_name, "tags": [run_name], "state": {"type": state}}
+        rest.call("POST", "flow_runs/", body)
 
     def names(**chosen: object) -> set[str]:
         return {run["name"] for run in rest.send(endpoints.flow_runs(flow=name, **chosen))}
@@ -147,12 +151,12 @@ def test_filters_choose_and_what_is_wrong_is_said(server: str) -> None:
     counts = [state["count_runs"] for bar in rest.send(history) for state in bar["states"]]
     assert sum(counts) == 3
     assert rest.send(endpoints.flow_run(str(uuid.uuid4()))) is None
-    for request, says in (
-        (Request("POST", "flow_runs/filter", {"flow_run": {}}), "knows no filter 'flow_run'"),
+    for request, message in (
+        (Request("POST", "flow_runs/filter", {"flow_run": {}}), "does not know the key 'flow_run'"),
         (Request("POST", "flow_runs/filter", {"limit": 201}), "answers 422"),
         (Request("GET", "no_such_thing"), "has no such endpoint"),
     ):
-        with pytest.raises(CannotRun, match=says):
+        with pytest.raises(CannotRun, match=message):
             rest.send(request)
 
 
@@ -162,25 +166,25 @@ def test_a_limit_is_set_read_and_changed(server: str, kind: limits.Kind) -> None
     assert limits.read(name, kind) is None
     assert limits.ensure(name, 4, kind) and not limits.ensure(name, 4, kind) and limits.ensure(name, 5, kind)
     assert limits.read(name, kind) == limits.Limit(name, 5, 0, [])
-    assert limits.read(name, "global" if kind == "tag" else "tag") is None, "the two kinds are apart"
+    assert limits.read(name, "global" if kind == "tag" else "tag") is None, "the two kinds are separate"
 
 
-def test_the_tag_s_limit_holds_names_its_holders_and_is_freed(server: str, jobs: dict[str, dict]) -> None:
+def test_the_limit_of_a_tag_holds_names_its_holders_and_is_freed(server: str, jobs: dict[str, dict]) -> None:
     tag = f"held-{uuid.uuid4()}"
     limits.ensure(tag, 2)
     program = [str(PYTHONS[server]), str(Path(__file__).with_name("hold.py")), tag]
     holding = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: [holder["state"] for holder in limits.read(tag).holders] == ["Running"] * 2)
-        time.sleep(2)  # a third one would have begun
-        held = limits.read(tag)
+        time.sleep(2)  # long enough for a third one to begin
+        limit = limits.read(tag)
         runs = rest.send(endpoints.task_runs(tag=tag))
-        assert (held.limit, held.active_slots, len(runs)) == (2, 2, 3)
+        assert (limit.limit, limit.active_slots, len(runs)) == (2, 2, 3)
         assert sorted(run["state_name"] for run in runs)[1:] == ["Running"] * 2, "a third one runs"
         running = {run["id"] for run in runs if run["state_name"] == "Running"}
-        assert {holder["task_run_id"] for holder in held.holders} == running
-        shown = pages.limits().set_index("tag").loc[tag]
-        assert (shown["limit"], shown["taken"], len(shown["holders"])) == (2, 2, 2)
+        assert {holder["task_run_id"] for holder in limit.holders} == running
+        row = pages.limits().set_index("tag").loc[tag]
+        assert (row["limit"], row["taken"], len(row["holders"])) == (2, 2, 2)
     finally:
         holding.kill()
         holding.wait()
@@ -202,55 +206,56 @@ def test_the_global_limit_holds_and_is_freed(server: str) -> None:
 
 
 def test_the_pages_show_the_main_job(server: str, jobs: dict[str, dict]) -> None:
-    done, first = jobs[server], pages.refresh(pages.overview(flow="main_etl"))
-    assert first.version.startswith(f"{server}.")
-    row = first.flow_runs.set_index("flow_run_id").loc[done["flow_run_id"]]
+    job, overview = jobs[server], refresh.overview(pages.overview(flow="main_etl"))
+    assert overview.version.startswith(f"{server}.")
+    row = overview.flow_runs.set_index("flow_run_id").loc[job["flow_run_id"]]
     assert (row["flow"], row["state"], row["parameters"]["limit_by"]) == ("main_etl", "Completed", "tag")
-    assert first.limits.set_index("tag").loc["database", ["limit", "taken"]].tolist() == [3, 0]
-    page = pages.run(done["flow_run_id"])
-    for loaded in (page, pages.refresh_run(page)):
+    assert overview.limits.set_index("tag").loc["database", ["limit", "taken"]].tolist() == [3, 0]
+    page = pages.run(job["flow_run_id"])
+    for loaded in (page, refresh.run(page)):
         queries = frames.tagged(loaded.task_runs, "database")
         assert set(queries["name"]) == set(QUERIES.split(",")) and set(queries["state"]) == {"Completed"}
         assert len(loaded.task_runs) == len(queries) + 2, "load and cleanup"
         assert frames.concurrency(queries, loaded.until)["running"].max() == 3
         assert loaded.logs["message"].str.contains("4 of 4 queries completed").any()
-    assert len(pages.logs(done["flow_run_id"])) >= len(page.logs) > 1
+    assert len(pages.logs(job["flow_run_id"])) >= len(page.logs) > 1
 
 
 def test_the_monitor_opens(server: str, jobs: dict[str, dict], app: AppTest) -> None:
     app.run()
-    assert not app.error and not app.exception, [trouble.value for trouble in (*app.error, *app.exception)]
-    shown = {metric.label: metric.value for metric in app.metric}
-    assert int(shown["flow runs"]) >= 1, shown
+    assert not app.error and not app.exception, [message.value for message in (*app.error, *app.exception)]
+    metrics = {metric.label: metric.value for metric in app.metric}
+    assert int(metrics["flow runs"]) >= 1, metrics
 
 
 def opened(app: AppTest) -> str:
-    """All that a page says, once it is clear that nothing went wrong."""
+    """Open a page, check that it shows no error, and return its text."""
     forget_scripts()
     app.run()
-    assert not app.error and not app.exception, [trouble.value for trouble in (*app.error, *app.exception)]
+    assert not app.error and not app.exception, [message.value for message in (*app.error, *app.exception)]
     return " ".join(text.value.replace("\\", "") for text in (*app.markdown, *app.caption, *app.success, *app.code))
 
 
 def page(name: str, **address: str) -> AppTest:
-    """A page of the monitor at an `address`, not opened yet."""
-    app = AppTest.from_string(f"import live, {name}_page\nlive.pace()\n{name}_page.show()", default_timeout=60)
+    """Return a page of the monitor, not opened yet; `address` is the query string of its address."""
+    script = f"import live_page, {name}_page\nlive_page.interval()\n{name}_page.show()"
+    app = AppTest.from_string(script, default_timeout=60)
     for key, value in address.items():
         app.query_params[key] = value
     return app
 
 
-def test_the_monitor_s_other_pages_open(server: str, jobs: dict[str, dict], app: AppTest) -> None:
-    said = opened(page("run", id=jobs[server]["flow_run_id"]))
-    assert "The limit held: at most 3 ran at once" in said and "6 task runs" in said
-    said = opened(page("limits"))
-    assert "**database** · 0 of 3 slots taken, 0 held" in said
-    assert ("This server has no leases" in said) is (server == "2")
-    assert "The server has no deployment. Make one" in opened(page("start"))
+def test_the_other_pages_of_the_monitor_open(server: str, jobs: dict[str, dict], app: AppTest) -> None:
+    text = opened(page("run", id=jobs[server]["flow_run_id"]))
+    assert "The limit held: at most 3 ran at once" in text and "6 task runs" in text
+    text = opened(page("limits"))
+    assert "**database** · 0 of 3 slots taken, 0 held" in text
+    assert ("This server has no leases" in text) is (server == "2")
+    assert "The server has no deployment. Create one" in opened(page("start"))
     flow = rest.call("POST", "flows/", {"name": "of the form"})["id"]
     schema = {"type": "object", "properties": {"scale": {"type": "number", "default": 0.1}}}
-    made = {"name": "form", "flow_id": flow, "entrypoint": "x.py:x", "parameter_openapi_schema": schema}
-    deployment = rest.call("POST", "deployments/", made)["id"]
+    body = {"name": "form", "flow_id": flow, "entrypoint": "x.py:x", "parameter_openapi_schema": schema}
+    deployment = rest.call("POST", "deployments/", body)["id"]
     try:
         start = page("start", deployment="of the form/form")
         opened(start)
@@ -278,35 +283,35 @@ def test_the_main_job_keeps_the_limit(line: str, jobs: dict[str, dict], labs: Pa
     assert (by_tag["state"], by_tag["completed"], by_tag["peak_concurrency"]) == ("Completed", 4, 3), by_tag
     by_name = job(line, labs, "--limit-by", "global", "--limit", "2")
     assert (by_name["state"], by_name["completed"], by_name["peak_concurrency"]) == ("Completed", 4, 2), by_name
-    # Who waits for a tag's slot asks again after 30 seconds in Prefect 2; nobody else waits for so long.
+    # In Prefect 2 a task that waits for a tag's slot asks again only after 30 seconds; nothing else waits that long.
     assert (by_tag["wall_seconds"] > 30) is (line == "2"), by_tag
     assert line == "3" or by_name["wall_seconds"] < by_tag["wall_seconds"], (by_name, by_tag)
 
 
 @once
-def test_what_a_version_cannot_do_is_said(labs: Path, tmp_path: Path) -> None:
+def test_the_lab_refuses_what_a_version_cannot_do(labs: Path, tmp_path: Path) -> None:
     folder = str(tmp_path / ".lab")
     assert "Choose --auth gateway" in refused(of_version("2", LAB, "up", "--auth", "basic", FLOWS_LAB_DIR=folder))
     for auth in ([], ["--auth", "none"]):
-        said = refused(of_version("3", LAB, "up", *auth, FLOWS_LAB_DIR=str(labs / "2")))
-        assert "The lab runs Prefect 2.13.7" in said
+        message = refused(of_version("3", LAB, "up", *auth, FLOWS_LAB_DIR=str(labs / "2")))
+        assert "The lab runs Prefect 2.13.7" in message
 
 
 @once
 @pytest.mark.parametrize("program", [FLOW, "scripts/bench.py"])
-def test_a_flow_is_refused_on_a_server_of_the_other_line(server: str, program: str) -> None:
+def test_a_flow_is_refused_on_a_server_of_the_other_version(server: str, program: str) -> None:
     other, right = {"2": ("3", ".venv-prefect2"), "3": ("2", ".venv")}[server]
-    said = refused(of_version(other, program))
-    assert f"is Prefect {server}." in said and f"Use the environment {right}," in said, said
+    message = refused(of_version(other, program))
+    assert f"is Prefect {server}." in message and f"Use the environment {right}," in message, message
 
 
 @once
 @pytest.mark.parametrize("client", CLIENTS)
-def test_another_client_keeps_the_same_contracts(
+def test_the_contracts_hold_for_the_other_clients(
     client: str, labs: Path, jobs: dict[str, dict], tmp_path: Path
 ) -> None:
     if client == HERE:
-        pytest.skip("this is the client that runs the other tests")
+        pytest.skip("the tests above are this client's")
     options = ["-m", "versions", "-q", "--basetemp", str(tmp_path / "client"), __file__]
     done = subprocess.run(
         [*CLIENTS[client], "-m", "pytest", *options],

@@ -1,12 +1,15 @@
-"""What the monitor shows of a run, against what the run itself knows; while it runs, afterwards, and of nothing."""
+"""The monitor's frames, charts and reasons: of a run while it runs and afterwards, and if there is nothing to show."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import bar_charts
 import pandas as pd
 import pytest
+import refresh
 import vl_convert
 from prefect import flow, task
 from support.commands import refused, run
@@ -72,25 +75,25 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, t
     eventually(lambda: len(pages.overview(flow="views test", state=["Running"]).flow_runs))
     id_ = pages.overview(flow="views test", state=["Running"]).flow_runs["flow_run_id"].iloc[0]
     early = pages.run(id_)
-    assert early.flow_run["state"] == "Running" and early.reason is None
-    said: set[str] = set()
+    assert early.flow_run["state"] == "Running" and early.why() is None
+    sentences: set[str] = set()
 
-    def heard(beginning: str) -> bool:
+    def shown(beginning: str) -> bool:
         page = pages.run(id_)
         waiting = [reasons.why(row, page.limits, page.task_runs) for _, row in page.task_runs.iterrows()]
-        said.update(reason for reason in waiting if reason)
-        return any(reason.startswith(beginning) for reason in said)
+        sentences.update(reason for reason in waiting if reason)
+        return any(reason.startswith(beginning) for reason in sentences)
 
     for beginning in (
         f"2 of the 2 slots of the tag '{TAG}' are taken: ",
         "It needs the result of ",
         "Attempt 1 failed",
     ):
-        eventually(lambda beginning=beginning: heard(beginning))
+        eventually(lambda beginning=beginning: shown(beginning))
     running.join()
-    # The server hears of a task run's end a moment later.
+    # The server learns that a task run has ended a moment later.
     eventually(lambda: pages.run(id_).task_runs["ended"].notna().all())
-    page, refreshed = pages.run(id_), pages.refresh_run(early)
+    page, refreshed = pages.run(id_), refresh.run(early)
     for name in ("task_runs", "logs"):
         pd.testing.assert_frame_equal(getattr(refreshed, name), getattr(page, name))
     check_against_its_own_times(page)
@@ -108,8 +111,11 @@ def check_against_its_own_times(page: pages.Run) -> None:
     steps = frames.concurrency(runs, page.until)
     assert steps["running"].max() == 2 == report.peak_concurrency(SPANS.values())
     assert steps["running"].iloc[-1] == 0 and steps["time"].is_monotonic_increasing
-    assert frames.held(steps, 2) == "The limit held: at most 2 ran at once, and 2 may."
-    assert frames.held(steps, 1).startswith("The limit did not hold: up to 2 ran at once, where 1 may, for ")
+    assert frames.verdict(steps, 2) == "The limit held: at most 2 ran at once, and 2 are allowed."
+    assert re.fullmatch(
+        r"The limit was exceeded for \d+\.\d s in total: up to 2 ran at once, and only 1 is allowed\.",
+        frames.verdict(steps, 1),
+    )
     # Started means: has its slot, and runs. What Prefect says is not before the last one's end and not after our own.
     own = sorted(start for start, _ in SPANS.values())
     theirs = sorted(spans["started"].map(lambda started: started.timestamp()))
@@ -127,7 +133,7 @@ def check_failures(page: pages.Run) -> None:
     flow_run_id = page.flow_run["flow_run_id"]
     # Prefect's client sends its log lines every two seconds.
     eventually(lambda: pages.logs(flow_run_id)["message"].str.contains("no rows").any())
-    lines = pages.refresh_run(page).logs
+    lines = refresh.run(page).logs
     assert lines["message"].str.contains("no rows").any() and lines["time"].is_monotonic_increasing
     assert len(pages.logs(flow_run_id)) == len(lines)
 
@@ -137,18 +143,18 @@ def check_charts(page: pages.Run) -> None:
     overview = pages.overview()
     for chart in (
         charts.run(page.task_runs, steps, 2),
-        charts.timeline(page.task_runs),
-        charts.concurrency(steps, 2),
-        charts.concurrency(steps, None),
-        charts.waiting(page.task_runs),
+        charts.run(page.task_runs, steps, None),
+        bar_charts.waiting(page.task_runs),
         charts.states(overview.states),
-        charts.slots(overview.limits),
+        bar_charts.slots(overview.limits),
     ):
         svg = vl_convert.vegalite_to_svg(chart.to_json())
         assert "<script" not in svg and len(chart.description) < 400
-    svg = vl_convert.vegalite_to_svg(charts.timeline(page.task_runs).to_json())
+    drawn = charts.run(page.task_runs, steps, None)
+    svg = vl_convert.vegalite_to_svg(drawn.to_json())
     assert "&lt;script&gt;" in svg and "same (2)" in svg and "x" * 41 not in svg
-    assert "1 Failed" in charts.timeline(page.task_runs).description
+    assert "1 Failed" in drawn.description and "there is no limit" in drawn.description
+    assert "the limit is 2" in charts.run(page.task_runs, steps, 2).description
 
 
 def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_lab: str) -> None:
@@ -165,14 +171,14 @@ def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_la
         (frames.logs([]), frames.LOGS),
     ):
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns
-    assert frames.held(steps, 3) == "The limit held: at most 0 ran at once, and 3 may."
+    assert frames.verdict(steps, 3) == "The limit held: at most 0 ran at once, and 3 are allowed."
     nothing = frames.task_runs([], now)
     empty = page.limits.iloc[:0]
     for chart in (
         charts.run(nothing, steps, 3),
-        charts.waiting(nothing),
+        bar_charts.waiting(nothing),
         charts.states(page.states),
-        charts.slots(empty),
+        bar_charts.slots(empty),
     ):
         assert vl_convert.vegalite_to_svg(chart.to_json())
 
@@ -195,8 +201,10 @@ def test_one_may_start_as_another_ends() -> None:
         ("03", 1),
         ("09", 1),
     ]
-    assert frames.held(steps, 1) == "The limit did not hold: up to 2 ran at once, where 1 may, for 1.0 s in all."
-    assert frames.held(steps, None) == "There is no limit; up to 2 ran at once."
+    assert frames.verdict(steps, 1) == (
+        "The limit was exceeded for 1.0 s in total: up to 2 ran at once, and only 1 is allowed."
+    )
+    assert frames.verdict(steps, None) == "There is no limit; up to 2 ran at once."
 
 
 def task_run(started: str | None, ended: str | None) -> dict:
@@ -217,15 +225,15 @@ def test_a_counted_slot_that_nobody_holds_is_seen(shared_lab: str) -> None:
             [task_run(None, None) | {"state_name": "Pending", "state_type": "PENDING", "tags": [TAG]}], now()
         )
         assert reasons.why(waits.iloc[0], pages.limits(), waits) == (
-            f"2 of the 2 slots of the tag '{TAG}' are taken: 2 by nobody known; if that lasts, reset the limit."
+            f"2 of the 2 slots of the tag '{TAG}' are taken: 2 without a known holder; if that lasts, reset the limit."
         )
-        assert f"{TAG} has 2 of 2 slots taken, 0 held" in charts.slots(pages.limits()).description
+        assert f"{TAG} has 2 of 2 slots taken, 0 held" in bar_charts.slots(pages.limits()).description
     finally:
         rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
 
 
 def test_a_slot_that_another_run_holds_is_not_called_nobody_s(shared_lab: str) -> None:
-    """On the page of a run; the first page knows the task runs of all runs."""
+    """The page of a run shows only its own task runs; the first page has those of all runs."""
     flow_id = rest.call("POST", "flows/", {"name": "views test"})["id"]
     made = [rest.call("POST", "flow_runs/", {"flow_id": flow_id, "state": {"type": "RUNNING"}}) for _ in range(2)]
     limits.ensure(TAG, 1)
@@ -235,11 +243,11 @@ def test_a_slot_that_another_run_holds_is_not_called_nobody_s(shared_lab: str) -
             task_run = {"flow_run_id": flow_run["id"], "name": name, "task_key": name, "dynamic_key": "0"}
             rest.call("POST", "task_runs/", task_run | {"tags": [TAG], "state": {"type": state}})
         page, overview = pages.run(made[1]["id"]), pages.overview()
-        row, said = page.task_runs.iloc[0], f"1 of the 1 slots of the tag '{TAG}' are taken: "
-        assert reasons.why(row, page.limits, page.task_runs, whole=False) == (
-            f"{said}1 by other runs, or by nobody: the page Limits says which."
+        row, taken = page.task_runs.iloc[0], f"1 of the 1 slots of the tag '{TAG}' are taken: "
+        assert reasons.why(row, page.limits, page.task_runs, complete=False) == (
+            f"{taken}1 by other runs or without a holder (see the page Limits)."
         )
-        assert reasons.why(row, overview.limits, overview.task_runs) == f"{said}ahead."
+        assert reasons.why(row, overview.limits, overview.task_runs) == f"{taken}ahead."
     finally:
         rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
         for flow_run in made:
@@ -259,10 +267,11 @@ def test_a_run_that_no_worker_takes_says_so(shared_lab: str) -> None:
         late = {"state": {"type": "SCHEDULED", "name": "Late"}, "force": True}
         rest.call("POST", f"flow_runs/{made['id']}/set_state", late)
         page = pages.run(made["id"])
-        assert page.reason is not None and "No worker polls the work pool 'flows': start one with" in page.reason
-        assert pages.refresh_run(page).reason == page.reason
+        why = page.why()
+        assert why is not None and "No worker polls the work pool 'flows': start one with" in why
+        assert refresh.run(page).why() == why
         due = page.flow_run["submitted"]
-        assert f"It was due at {due:%Y-%m-%d %H:%M:%S} UTC" in page.reason
+        assert f"It was due at {due:%Y-%m-%d %H:%M:%S} UTC" in why
         tokyo = due + pd.Timedelta(hours=9)
         assert f"It was due at {tokyo:%Y-%m-%d %H:%M:%S} JST" in str(page.why("Asia/Tokyo"))
     finally:

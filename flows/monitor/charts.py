@@ -1,7 +1,7 @@
-"""Altair charts of the frames of `views`. No requests here.
+"""Altair charts of the data frames in `frames`. No requests are sent here.
 
-Each chart's `description` says in a sentence what it shows, for those who do not see it. The colours are Okabe and
-Ito's, which colour-blind readers can tell apart; they and the grey of the text stand out on white and on black.
+Each chart's `description` says in a sentence what it shows, for readers who cannot see it. Colour-blind readers can
+tell the colours (by Okabe and Ito) apart; they and the grey of the text can be read on white and on black.
 """
 
 import re
@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import altair as alt
 import pandas as pd
+
+from flows.api.endpoints import FAILED
+from flows.monitor import frames
 
 WAITING = "#999999"
 COLOURS = {
@@ -23,32 +26,25 @@ COLOURS = {
     "PAUSED": "#F0E442",
 }
 WIDTH = 640
-Drawn = TypeVar("Drawn", bound=alt.TopLevelMixin)
+Chart = TypeVar("Chart", bound=alt.TopLevelMixin)
 _CLOCK = "hours(datum.value) + minutes(datum.value) + seconds(datum.value) ? timeFormat(datum.value, '%H:%M')"
 _CLOCK += " : timeFormat(datum.value, '%d %b')"
-_LABELLED = 60  # so many rows have room for their names
-
-
-def timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
-    """TASK_RUNS, a line each, by their start: grey while it waits, blue while it runs, red if it failed or crashed."""
-    return _styled(_timeline(task_runs))
-
-
-def concurrency(steps: pd.DataFrame, limit: int | None) -> alt.LayerChart:
-    """STEPS as a step line against the `limit`, a dashed rule; in seconds since the first step."""
-    return _styled(_concurrency(steps, limit, None if steps.empty else steps["time"].iloc[0]))
+_MOST_LABELS = 60  # more rows have no room for their names
 
 
 def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.VConcatChart:
-    """A run's timeline, and below it, on the same time axis, its concurrency against the limit."""
+    """Draw the timeline of TASK_RUNS, and below it STEPS against the `limit`, on the same time axis.
+
+    In the timeline, a task run is grey while it waits, blue while it runs, and red if it failed or crashed.
+    """
     origin = None if task_runs.empty else task_runs["submitted"].min()
-    above, below = _timeline(task_runs), _concurrency(steps, limit, origin)
-    both = alt.vconcat(above, below).resolve_scale(x="shared")
-    return _styled(both.properties(description=f"{above.description} {below.description}"))
+    timeline, concurrency = _timeline(task_runs), _concurrency(steps, limit, origin)
+    both = alt.vconcat(timeline, concurrency).resolve_scale(x="shared")
+    return styled(both.properties(description=f"{timeline.description} {concurrency.description}"))
 
 
 def states(counts: pd.DataFrame, start: pd.Timestamp | None = None, end: pd.Timestamp | None = None) -> alt.Chart:
-    """STATES over time, from `start` to `end` if given: a stacked bar for each interval, in the viewer's time."""
+    """Draw STATES, from `start` to `end` if given: a stacked bar for each interval, in the viewer's time zone."""
     kinds = [kind for kind in COLOURS if kind in set(counts["state_type"])]
     colour = alt.Color("state_type:N").scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]).title(None)
     x = alt.X("time:T").bin("binned").title("due (your local time)").axis(labelExpr=_CLOCK)
@@ -58,51 +54,13 @@ def states(counts: pd.DataFrame, start: pd.Timestamp | None = None, end: pd.Time
     tooltip = [alt.Tooltip("state:N"), alt.Tooltip("runs:Q"), alt.Tooltip("time:T").format("%Y-%m-%d %H:%M:%S")]
     chart = alt.Chart(counts).mark_bar().encode(x, x2="until", y=y, color=colour.legend(orient="top"), tooltip=tooltip)
     totals = counts.groupby("state", sort=False)["runs"].sum().sort_values(ascending=False)
-    said = ", ".join(f"{count} {state}" for state, count in totals.items()) or "none"
-    return _styled(chart.properties(width=WIDTH, height=140, description=f"Flow runs by state over time: {said}."))
-
-
-def waiting(task_runs: pd.DataFrame, most: int = 30) -> alt.Chart:
-    """How long each task run waited, the `most` longest waits alone."""
-    rows = _labelled(task_runs.nlargest(most, "waited_seconds"))
-    y = alt.Y("label:N").sort(None).title(None).axis(labelLimit=220, ticks=False, domain=False)
-    x = alt.X("waited_seconds:Q").title("waited (seconds)")
-    tooltip = [alt.Tooltip("label:N").title("task run"), alt.Tooltip("waited_seconds:Q").format(".2f"), "state:N"]
-    chart = alt.Chart(rows).mark_bar(color=WAITING).encode(x, y, tooltip=tooltip)
-    said = "No task run has waited."
-    if len(rows):
-        longest = rows.iloc[0]
-        middle = task_runs["waited_seconds"].median()
-        said = (
-            f"Waiting time by task run: {longest['label']} waited longest, {longest['waited_seconds']:.1f} s;"
-            f" the median of all {len(task_runs)} is {middle:.1f} s."
-        )
-    return _styled(chart.properties(width=WIDTH, height=alt.Step(18), description=said))
-
-
-def slots(limits: pd.DataFrame) -> alt.LayerChart:
-    """LIMITS: the counter of taken slots and the slots that somebody holds, side by side, the limit as a tick."""
-    rows = _labelled(limits.drop(columns="holders").rename(columns={"tag": "name"})).rename(columns={"label": "tag"})
-    kinds = {"taken": "counted by the server", "held": "held by a task run"}
-    long = rows.rename(columns=kinds).melt("tag", list(kinds.values()), "kind", "slots")
-    colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[COLOURS["RUNNING"], COLOURS["CANCELLED"]])
-    y = alt.Y("tag:N").title(None).axis(labelLimit=220)
-    tooltip = ["tag:N", "kind:N", "slots:Q"]
-    bars = alt.Chart(long).mark_bar().encode(
-        x=alt.X("slots:Q").axis(tickMinStep=1, format="d").title("slots; the tick is the limit"),
-        y=y, yOffset="kind:N", tooltip=tooltip,
-        color=colour.title(None).legend(orient="top"),
-    )  # fmt: skip
-    bound = alt.Chart(rows).mark_tick(color=COLOURS["FAILED"], thickness=3, size=36).encode(x="limit:Q", y=y)
-    each = rows.to_dict("records")
-    parts = [f"{row['tag']} has {row['taken']} of {row['limit']} slots taken, {row['held']} held" for row in each]
-    said = "; ".join(parts) + "." if parts else "No tag has a limit."
-    return _styled(alt.layer(bars, bound).properties(width=WIDTH, height=alt.Step(20), description=said))
+    parts = ", ".join(f"{count} {state}" for state, count in totals.items()) or "none"
+    return styled(chart.properties(width=WIDTH, height=140, description=f"Flow runs by state over time: {parts}."))
 
 
 def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
     rows = _elapsed(task_runs)
-    few = len(rows) <= _LABELLED
+    few = len(rows) <= _MOST_LABELS
     axis = alt.Axis(labelLimit=220, ticks=False, domain=False) if few else None
     x = alt.X("submitted_at:Q").title("seconds since the first was submitted")
     y = alt.Y("label:N").sort(None).axis(axis).title(None)
@@ -121,13 +79,13 @@ def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
     ran = base.transform_filter("datum.ended_at != null").mark_bar(height=_thickness(few, 0.8))
     chart = alt.layer(waits.encode(color=colour), ran.encode(x="started_at:Q", x2="ended_at", color=colour))
     height = alt.Step(18) if few else 600
-    return chart.properties(width=WIDTH, height=height, description=_said_timeline(task_runs))
+    return chart.properties(width=WIDTH, height=height, description=_describe_timeline(task_runs))
 
 
 def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp | None) -> alt.LayerChart:
     rows = steps.assign(at=_seconds(steps["time"], origin))
     x = alt.X("at:Q").title("seconds")
-    peak = 0 if rows.empty else int(rows["running"].max())
+    peak = frames.peak(steps)
     y = alt.Y("running:Q").title("running at once").axis(tickMinStep=1, format="d")
     y = y.scale(domain=[0, max(peak, limit or 0) + 1])
     tooltip = [alt.Tooltip("at:Q").format(".2f").title("seconds"), alt.Tooltip("running:Q")]
@@ -139,30 +97,30 @@ def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp | 
         layers.append(
             bound.mark_text(color=COLOURS["FAILED"], align="right", dy=-8).encode(text="text:N", x=alt.value(WIDTH))
         )
-    above = f"up to {peak} at once" + (f", where the limit is {limit}" if limit is not None else ", without a limit")
-    said = f"How many task runs ran at once: {above}." if len(rows) else "No task run has started."
-    return alt.layer(*layers).properties(width=WIDTH, height=140, description=said)
+    text = f"Up to {peak} task runs ran at once; {'there is no limit' if limit is None else f'the limit is {limit}'}."
+    description = text if len(rows) else "No task run has started."
+    return alt.layer(*layers).properties(width=WIDTH, height=140, description=description)
 
 
 def _elapsed(task_runs: pd.DataFrame) -> pd.DataFrame:
-    """What the timeline draws, in seconds since the first submission; `ended_at` is missing for what never began."""
-    rows = _labelled(task_runs.sort_values(["started", "submitted"]))
+    """Return the rows of the timeline, in seconds since the first submission; `ended_at` is missing if not started."""
+    rows = labelled(task_runs.sort_values(["started", "submitted"]))
     submitted = _seconds(rows["submitted"], rows["submitted"].min())
     began = submitted + rows["waited_seconds"]
-    kind = rows["state_type"].isin(["FAILED", "CRASHED"]).map({True: "failed", False: "runs"})
-    kept = rows[["label", "state", "started", "waited_seconds", "ran_seconds", "message"]]
+    kind = rows["state_type"].isin(FAILED).map({True: "failed", False: "runs"})
+    columns = rows[["label", "state", "started", "waited_seconds", "ran_seconds", "message"]]
     times = {"submitted_at": submitted, "started_at": began, "ended_at": began + rows["ran_seconds"]}
-    return kept.assign(kind=kind, **{name: time.round(3) for name, time in times.items()})
+    return columns.assign(kind=kind, **{name: time.round(3) for name, time in times.items()})
 
 
-def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
-    """`runs` with a `label` each: its name, shortened, on one line, and numbered where two would be the same."""
+def labelled(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return `runs` with a unique `label` each: its name on one line, shortened, and numbered if there are several."""
     names = runs["name"].astype(str).map(lambda name: re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", name))
     labels = names.map(lambda name: name if len(name) <= 40 else name[:39] + "…")
-    again = labels.groupby(labels).cumcount() + 1
-    numbered = labels.where(again == 1, labels + " (" + again.astype(str) + ")")
+    number = labels.groupby(labels).cumcount() + 1
+    unique = labels.where(number == 1, labels + " (" + number.astype(str) + ")")
     short = {"message": runs["message"].astype(object).fillna("").str.slice(0, 200)} if "message" in runs else {}
-    return runs.assign(label=numbered, **short)
+    return runs.assign(label=unique, **short)
 
 
 def _seconds(times: pd.Series, origin: pd.Timestamp | None) -> pd.Series:
@@ -173,7 +131,7 @@ def _thickness(few: bool, share: float) -> alt.RelativeBandSize:
     return alt.RelativeBandSize(band=share if few else 1)
 
 
-def _said_timeline(task_runs: pd.DataFrame) -> str:
+def _describe_timeline(task_runs: pd.DataFrame) -> str:
     if task_runs.empty:
         return "No task run has been submitted."
     counts = task_runs["state"].value_counts()
@@ -183,14 +141,14 @@ def _said_timeline(task_runs: pd.DataFrame) -> str:
     return f"Timeline of {len(task_runs)} task runs ({states}): they waited up to {waited:.1f} s{longest}."
 
 
-def _styled(chart: Drawn) -> Drawn:
-    """`chart` on no background of its own, its text in a grey that can be read on white and on black."""
+def styled(chart: Chart) -> Chart:
+    """Return `chart` without a background, with text in a grey that can be read on white and on black."""
     grey, faint = "#7a7a7a", "#80808030"
     axis = {"labelColor": grey, "titleColor": grey, "gridColor": faint, "domainColor": faint, "tickColor": faint}
-    drawn: Any = chart
+    configurable: Any = chart
     return (
-        # Room for labels that a viewer's font makes wider than the one by which they were measured.
-        drawn.configure(background="transparent", padding={"left": 25, "top": 5, "right": 5, "bottom": 5})
+        # Leave room for labels: the viewer's font may be wider than the one they were measured in.
+        configurable.configure(background="transparent", padding={"left": 25, "top": 5, "right": 5, "bottom": 5})
         .configure_axis(**axis)
         .configure_legend(labelColor=grey, titleColor=grey)
         .configure_view(stroke=None)

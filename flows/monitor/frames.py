@@ -1,4 +1,4 @@
-"""What the monitor and the last lesson show, as data frames made from the server's answers. No requests here.
+"""Data frames made from the server's answers, for the monitor and the last lesson. No requests are sent here.
 
 Every frame has the same columns when it is empty. Times are UTC with their zone, durations are seconds.
 """
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+from flows.api.endpoints import FAILED
 
 _TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
 _RUN = {
@@ -42,9 +44,9 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 
 def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now: pd.Timestamp) -> pd.DataFrame:
-    """FLOW_RUNS: a row for each flow run of `answer`; `flows` are the flows' names by id.
+    """Return FLOW_RUNS, a row for each flow run of `answer`; `flows` maps the flows' ids to their names.
 
-    `submitted` is when it was due, `waited_seconds` the time from then to its start, or to `now`.
+    `submitted` is when the run was due, and `waited_seconds` the time from then to its start, or to `now`.
     """
     rows = [
         _run(run)
@@ -56,12 +58,12 @@ def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now
 
 
 def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.DataFrame:
-    """TASK_RUNS: a row for each task run of `answer`, in the order of their submission.
+    """Return TASK_RUNS, a row for each task run of `answer`, in the order of their submission.
 
-    `submitted` is when the flow submitted it, by the flow's clock (Prefect's `created` is when the server heard of it,
-    which may be after its start). `started` is when it had its slot and began, so `waited_seconds` is the wait for
-    both its inputs and its slot. `ran_seconds` counts the pauses between attempts, during which it keeps its slot.
-    `upstream` are the ids of the task runs whose results it takes.
+    `submitted` is when the flow submitted it, by the flow's clock. (Prefect's `created` is when the server received
+    it, which may be after its start.) `started` is when it had its slot and began, so `waited_seconds` covers the
+    wait for its inputs and for its slot. `ran_seconds` includes the pauses between attempts, during which it keeps
+    its slot. `upstream` has the ids of the task runs whose results it takes.
     """
     rows = [
         _run(run) | {"task_run_id": run["id"], "flow_run_id": run["flow_run_id"], "upstream": _upstream(run)}
@@ -71,7 +73,7 @@ def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.Data
 
 
 def timed(runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """`runs` with the durations as of `now`: one that has not ended goes on until then."""
+    """Return `runs` with their durations as of `now`; a run that has not ended counts until then."""
     until = runs["ended"].fillna(now)
     waited = (runs["started"].fillna(until) - runs["submitted"]).dt.total_seconds().clip(lower=0)
     ran = (until - runs["started"]).dt.total_seconds().clip(lower=0)
@@ -79,9 +81,9 @@ def timed(runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 
 def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """STATES: how many flow runs, due from `time` to `until`, are in which state now; intervals without runs left out.
+    """Return STATES: how many flow runs due from `time` to `until` are in which state now.
 
-    From POST /flow_runs/history.
+    `answer` is that of `endpoints.history`. Intervals without runs are left out.
     """
     return _frame(
         [
@@ -95,9 +97,9 @@ def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """STEPS: how many of `task_runs` run from each `time` on; the last row is `now` if some still run.
+    """Return STEPS: how many of `task_runs` run from each `time` on, up to `now` if some still run.
 
-    One may start as another ends.
+    A task run that ends at the moment when another one starts does not run at the same time as that one.
     """
     ran = task_runs[task_runs["started"].notna()]
     if ran.empty:
@@ -111,38 +113,44 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 
 def tagged(task_runs: pd.DataFrame, tag: str) -> pd.DataFrame:
-    """Those of `task_runs` that have the tag `tag`."""
+    """Return those of `task_runs` that have the tag `tag`."""
     return task_runs[[tag in tags for tags in task_runs["tags"]]]
 
 
-def held(steps: pd.DataFrame, limit: int | None) -> str:
-    """Whether the limit held, as a sentence, from STEPS."""
-    peak = 0 if steps.empty else int(steps["running"].max())
+def peak(steps: pd.DataFrame) -> int:
+    """Return how many ran at once at most, from STEPS."""
+    return 0 if steps.empty else int(steps["running"].max())
+
+
+def verdict(steps: pd.DataFrame, limit: int | None) -> str:
+    """Return a sentence that says whether STEPS stayed within the limit, and if not, for how long."""
+    most = peak(steps)
     if limit is None:
-        return f"There is no limit; up to {peak} ran at once."
-    if peak <= limit:
-        return f"The limit held: at most {peak} ran at once, and {limit} may."
+        return f"There is no limit; up to {most} ran at once."
+    allowed = f"{limit} {'is' if limit == 1 else 'are'} allowed"
+    if most <= limit:
+        return f"The limit held: at most {most} ran at once, and {allowed}."
     lasted = (steps["time"].shift(-1) - steps["time"]).dt.total_seconds()
     seconds = lasted[steps["running"] > limit].sum()
-    return f"The limit did not hold: up to {peak} ran at once, where {limit} may, for {seconds:.1f} s in all."
+    return f"The limit was exceeded for {seconds:.1f} s in total: up to {most} ran at once, and only {allowed}."
 
 
 def limits(counters: Iterable[Mapping[str, Any]], holders: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    """LIMITS: a row for each tag's limit, by tag.
+    """Return LIMITS, a row for each tag's limit, sorted by tag.
 
-    `counters` are dicts of `tag`, `limit`, `taken`: the counter of taken slots, which is what makes a task wait.
-    `holders`, by tag, are dicts like those of `flows.limits.Limit`. Where `taken` is more than `held`, slots are
-    counted that nobody holds: the two have drifted apart, and a reset of the limit is due.
+    `counters` are dicts of `tag`, `limit` and `taken`, the server's counter of taken slots, which is what makes a task
+    wait. `holders` has a list for each tag of dicts of `task_run_id`, `name`, `flow_run_id` and `state`; `held` is
+    its length. If `taken` is more than `held`, the server counts slots that no task run holds: reset the limit.
     """
     rows = []
     for counter in sorted(counters, key=lambda counter: counter["tag"]):
-        holding = list(holders.get(counter["tag"], []))
-        rows.append({**counter, "held": len(holding), "holders": holding})
+        of_tag = list(holders.get(counter["tag"], []))
+        rows.append({**counter, "held": len(of_tag), "holders": of_tag})
     return _frame(rows, LIMITS)
 
 
 def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """LOGS: a row for each log line, in the order of `answer`."""
+    """Return LOGS, a row for each log line, in the order of `answer`."""
     return _frame(
         [
             {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
@@ -154,12 +162,12 @@ def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those of `runs` (flow runs or task runs) that failed or crashed, the last one first."""
-    return runs[runs["state_type"].isin(["FAILED", "CRASHED"])].sort_values("ended", ascending=False)
+    """Return those of `runs` (flow runs or task runs) that failed or crashed, the last one first."""
+    return runs[runs["state_type"].isin(FAILED)].sort_values("ended", ascending=False)
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What flow runs and task runs have in common."""
+    """Return the columns that flow runs and task runs have in common."""
     state = run.get("state") or {}
     return {
         "name": run["name"],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from flows.api import endpoints, rest, server
+from flows.api import endpoints, limit_endpoints, rest, server
 from flows.monitor import frames, limit_rows, reasons
 from flows.settings import CannotRun
 
@@ -96,7 +96,7 @@ def overview(
     `since` is how far back it goes; None goes back to the first run, which takes one more request if the server has
     200 flows or more. The other filters are those of `endpoints.flow_runs`.
     """
-    filters = {"flow": flow, "state": tuple(state), "tag": tag, "text": text}
+    filters: dict[str, Any] = {"flow": flow, "state": tuple(state), "tag": tag, "text": text}
     now = pd.Timestamp.now("UTC")
     start = None if since is None else now - since
     reads = [endpoints.flow_runs(**filters, since=start), endpoints.task_runs(state=ACTIVE)]
@@ -153,7 +153,7 @@ def flow_run_row(
 def limits() -> pd.DataFrame:
     """Load LIMITS with the holders that the server's leases name, the first 200 by name, in 3 or 4 requests."""
     version = rest.send(endpoints.version())
-    leases, counters = rest.gather([endpoints.limits(), limit_rows.request(version)])
+    leases, counters = rest.gather([limit_endpoints.limits(), limit_rows.request(version)])
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
     task_runs = rest.send(endpoints.task_runs(ids=ids)) if ids else []
     return limit_rows.held_by_leases(leases, task_runs, counters)

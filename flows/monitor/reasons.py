@@ -1,6 +1,7 @@
 """Why a run waits, in a sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -14,13 +15,14 @@ def why(
     task_runs: pd.DataFrame,
     poll: str | None = None,
     *,
-    whole: bool = True,
+    complete: bool = True,
     zone: str = "UTC",
 ) -> str | None:
-    """Why `run` (a row of flow runs or of task runs) waits, as a sentence with times in `zone`; None if it does not.
+    """Return why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
 
-    `task_runs` are those it may wait for; `poll` is what is known of the workers of its pool. `whole` is whether the
-    holders in `limits` are all there are: those of one flow run's page are not, since other runs take slots too.
+    `task_runs` are those it may wait for, and `poll` is the sentence of `polling`. `complete` is whether
+    `limits` has all holders: on the page of one flow run it does not, because other runs take slots too. Times are
+    given in `zone`.
     """
     if run["state_type"] in FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
         return None
@@ -30,15 +32,36 @@ def why(
         case "Paused" | "Suspended":
             return f"It is {run['state'].lower()} until somebody resumes it."
         case "AwaitingConcurrencySlot":
-            return "The limit of its deployment or work pool is full; it starts when another run of it ends."
+            return "The limit of its deployment or work pool is full; it starts when another run ends."
         case "Late":
-            wanted = f"It was due at {_clock(run['submitted'], zone)} and no worker has taken it."
-            return f"{wanted} {poll or 'Is a worker running for its work pool?'}"
+            late = f"It was due at {_clock(run['submitted'], zone)}, and no worker has taken it."
+            return f"{late} {poll or 'Check that a worker is running for its work pool.'}"
         case "Scheduled":
             return f"It is due at {_clock(run['submitted'], zone)}."
     if "task_run_id" not in run:
-        return f"A worker has taken it and starts it. {poll or ''}".strip() if run["work_pool"] else "It starts."
-    return _for_inputs(run, task_runs) or _for_slots(run, limits, whole) or "It starts."
+        return (
+            f"A worker has taken it and is starting it. {poll or ''}".strip() if run["work_pool"] else "It is starting."
+        )
+    return _for_inputs(run, task_runs) or _for_slots(run, limits, complete) or "It is starting."
+
+
+def waits_for_worker(flow_run: pd.Series) -> bool:
+    """Return whether a flow run waits until a worker of its work pool takes and starts it."""
+    waits = flow_run["state"] == "Late" or flow_run["state_type"] == "PENDING"
+    return bool(waits and flow_run["work_pool"])
+
+
+def polling(pool: str, workers: Sequence[Mapping[str, Any]] | None, now: pd.Timestamp) -> str | None:
+    """Return a sentence on whether one of the `workers` polls the work pool, and what to do; None without such a pool.
+
+    A healthy worker sends a heartbeat every 30 seconds.
+    """
+    if workers is None:
+        return None
+    heartbeats = [pd.to_datetime(worker["last_heartbeat_time"], utc=True) for worker in workers]
+    if not any(now - time < timedelta(seconds=90) for time in heartbeats):
+        return f"No worker polls the work pool {pool!r}: start one with prefect worker start --pool {pool!r}."
+    return f"A worker polls the work pool {pool!r}, but it may be at its own limit, or the pool may be paused."
 
 
 def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
@@ -46,34 +69,34 @@ def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
     return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
 
 
-def _for_slots(run: pd.Series, limits: pd.DataFrame, whole: bool) -> str | None:
+def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | None:
     limited = limits[limits["tag"].isin(run["tags"])]
     if limited.empty:
         return None
     full = limited[limited["taken"] >= limited["limit"]]
     if full.empty:
-        return (
-            f"The tag {limited['tag'].iloc[0]!r} has a free slot: it starts once it asks again (Prefect 2: every 30 s)."
-        )
+        tag = limited["tag"].iloc[0]
+        return f"The tag {tag!r} has a free slot: the run starts when it asks again (on Prefect 2, every 30 seconds)."
     limit = full.iloc[0]
-    said = f"{limit['taken']} of the {limit['limit']} slots of the tag {limit['tag']!r} are taken"
-    nobody = limit["taken"] - limit["held"]
-    by = _listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])
-    if nobody < 0:
-        return f"{said}, while {limit['held']} task runs with that tag are said to run."
-    if nobody > 0:
-        known = "nobody known; if that lasts, reset the limit"
-        unknown = f"{nobody} by {known if whole else 'other runs, or by nobody: the page Limits says which'}"
-        by = " and ".join(part for part in (by, unknown) if part)
-    return f"{said}: {by}."
+    taken = f"{limit['taken']} of the {limit['limit']} slots of the tag {limit['tag']!r} are taken"
+    unexplained = limit["taken"] - limit["held"]
+    if unexplained < 0:
+        return f"{taken}, although {limit['held']} task runs with that tag report that they are running."
+    holders = [_listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])]
+    if unexplained > 0:
+        if complete:
+            holders.append(f"{unexplained} without a known holder; if that lasts, reset the limit")
+        else:
+            holders.append(f"{unexplained} by other runs or without a holder (see the page Limits)")
+    return f"{taken}: {' and '.join(filter(None, holders))}."
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:
-    """`names` as in a sentence: a, b and c."""
-    found = list(names)
-    if len(found) > most:
-        found = [*found[: most - 1], f"{len(found) - most + 1} more"]
-    return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
+    """Return `names` as in a sentence: a, b and c."""
+    shown = list(names)
+    if len(shown) > most:
+        shown = [*shown[: most - 1], f"{len(shown) - most + 1} more"]
+    return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
 def _clock(time: Any, zone: str) -> str:

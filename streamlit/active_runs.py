@@ -1,0 +1,80 @@
+"""The middle of the first page: what runs now, what waits and why, and the limits with their holders."""
+
+import display
+import pandas as pd
+import streamlit as st
+from texts import plain, zone
+
+from flows.api import rest
+from flows.monitor import pages, reasons
+
+
+def show_runs(page: pages.Overview) -> None:
+    """Show the task runs and flow runs that run or wait now, and why those that wait do."""
+    st.markdown("##### What runs, and what waits and why")
+    rows = _rows(page)
+    if rows.empty:
+        some = "No task run is active, and none of the 200 newest flow runs is running or waiting."
+        st.caption(some if len(page.flow_runs) == rest.PAGE else "Nothing is running and nothing is waiting.")
+        return
+    for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
+        st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
+    shown = rows.assign(open=display.links(rows["flow_run_id"]))[["name", "state", "why", "open"]]
+    display.table(
+        display.coloured(shown, rows["state_type"]),
+        hide_index=True,
+        height=display.height(len(shown), 320),
+        column_config={
+            "name": st.column_config.TextColumn("run", width="medium"),
+            "state": st.column_config.TextColumn(width="small"),
+            "why": st.column_config.TextColumn("why it waits", width="large"),
+            "open": st.column_config.LinkColumn("", display_text="open", width="small"),
+        },
+        alt="Task runs and flow runs that run or wait now, and why those that wait do.",
+    )
+
+
+def _rows(page: pages.Overview) -> pd.DataFrame:
+    states = page.flow_runs["state_type"]
+    # A flow run that runs is represented by its task runs, unless none of them is active.
+    without_tasks = ~page.flow_runs["flow_run_id"].isin(page.task_runs["flow_run_id"])
+    running = states.isin(["RUNNING", "CANCELLING"]) & without_tasks
+    flow_runs = page.flow_runs[states.isin(["SCHEDULED", "PENDING", "PAUSED"]) | running]
+    rows = pd.concat(
+        [
+            runs.assign(why=[_why(run, page) for _, run in runs.iterrows()])[
+                ["name", "state", "state_type", "why", "flow_run_id"]
+            ]
+            for runs in (page.task_runs, flow_runs)
+        ]
+    )
+    return rows.sort_values("state_type", key=lambda kinds: kinds != "RUNNING", kind="stable").reset_index(drop=True)
+
+
+def _why(run: pd.Series, page: pages.Overview) -> str:
+    return reasons.why(run, page.limits, page.task_runs, complete=page.complete, zone=zone()) or ""
+
+
+def show_limits(page: pages.Overview) -> None:
+    """Show for each limit how many slots are taken, which task runs run with it, and whether it is exceeded."""
+    st.markdown("##### Limits")
+    if page.limits.empty:
+        st.caption("No tag has a limit, so all submitted tasks run at once.")
+        return
+    for limit in page.limits.to_dict("records"):
+        share = max(0.0, min(1.0, limit["taken"] / limit["limit"])) if limit["limit"] > 0 else 1.0
+        st.progress(share, f"{plain(limit['tag'])}: {limit['taken']} of {limit['limit']} slots taken")
+        names = [holder["name"] or holder["task_run_id"] for holder in limit["holders"]]
+        lines = [f"Running with it: {', '.join(names)}."] if names else []
+        if limit["held"] > max(0, limit["limit"]):
+            lines.append(f"The limit is exceeded: {limit['held']} are running, {limit['limit']} are allowed.")
+        elif limit["taken"] <= limit["limit"] and page.complete:
+            lines.append("The limit is respected.")
+        if limit["taken"] > limit["held"]:
+            difference = limit["taken"] - limit["held"]
+            surplus = f"The server counts {difference} more slots as taken than there are running task runs"
+            if page.complete:
+                lines.append(f"{surplus}. If that lasts, see the page Limits.")
+            else:
+                lines.append(f"{surplus} among the 200 oldest active ones.")
+        st.caption(plain(" ".join(lines), 600))

@@ -1,0 +1,45 @@
+"""The monitor's bar charts: how long task runs waited, and how many slots of each limit are taken."""
+
+import altair as alt
+import pandas as pd
+
+from flows.monitor.charts import COLOURS, WAITING, WIDTH, labelled, styled
+
+
+def waiting(task_runs: pd.DataFrame, most: int = 30) -> alt.Chart:
+    """Draw how long task runs waited: the `most` longest waits."""
+    rows = labelled(task_runs.nlargest(most, "waited_seconds"))
+    y = alt.Y("label:N").sort(None).title(None).axis(labelLimit=220, ticks=False, domain=False)
+    x = alt.X("waited_seconds:Q").title("waited (seconds)")
+    tooltip = [alt.Tooltip("label:N").title("task run"), alt.Tooltip("waited_seconds:Q").format(".2f"), "state:N"]
+    chart = alt.Chart(rows).mark_bar(color=WAITING).encode(x, y, tooltip=tooltip)
+    description = "No task run has waited."
+    if len(rows):
+        longest = rows.iloc[0]
+        median = task_runs["waited_seconds"].median()
+        description = (
+            f"Waiting time by task run: {longest['label']} waited longest, {longest['waited_seconds']:.1f} s;"
+            f" the median of all {len(task_runs)} is {median:.1f} s."
+        )
+    return styled(chart.properties(width=WIDTH, height=alt.Step(18), description=description))
+
+
+def slots(limits: pd.DataFrame) -> alt.LayerChart:
+    """Draw LIMITS: side by side the counter of taken slots and the slots that task runs hold, the limit as a tick."""
+    rows = labelled(limits.drop(columns="holders").rename(columns={"tag": "name"})).rename(columns={"label": "tag"})
+    kinds = {"taken": "counted by the server", "held": "held by a task run"}
+    long = rows.rename(columns=kinds).melt("tag", list(kinds.values()), "kind", "slots")
+    colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[COLOURS["RUNNING"], COLOURS["CANCELLED"]])
+    x = alt.X("slots:Q").axis(tickMinStep=1, format="d").title("slots; the tick is the limit")
+    y = alt.Y("tag:N").title(None).axis(labelLimit=220)
+    colour = colour.title(None).legend(orient="top")
+    bars = (
+        alt.Chart(long).mark_bar().encode(x, y, yOffset="kind:N", color=colour, tooltip=["tag:N", "kind:N", "slots:Q"])
+    )
+    limit = alt.Chart(rows).mark_tick(color=COLOURS["FAILED"], thickness=3, size=36).encode(x="limit:Q", y=y)
+    parts = [
+        f"{row['tag']} has {row['taken']} of {row['limit']} slots taken, {row['held']} held"
+        for row in rows.to_dict("records")
+    ]
+    description = "; ".join(parts) + "." if parts else "No tag has a limit."
+    return styled(alt.layer(bars, limit).properties(width=WIDTH, height=alt.Step(20), description=description))

@@ -1,0 +1,50 @@
+"""Charts, tables and errors as every page shows them."""
+
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from texts import plain
+
+from flows.monitor import charts
+from flows.settings import CannotRun
+
+
+@contextmanager
+def errors_shown() -> Generator[None]:
+    """Show the message of a CannotRun that is raised inside the block, and continue after it."""
+    try:
+        yield
+    except CannotRun as error:
+        st.error(plain(error, 2000), icon=":material/error:")
+
+
+def chart(drawn: Any, key: str, *, stretch: bool = True) -> None:
+    """Show an Altair chart, and below it its description, which screen readers read as well."""
+    st.altair_chart(drawn, key=key, theme=None, width="stretch" if stretch else "content")
+    st.caption(plain(drawn.description, 1000))
+
+
+def table(frame: Any, *, alt: str, **options: Any) -> Any:
+    """Show a table, with `alt` for screen readers if this Streamlit supports that."""
+    spoken = {"alt": alt} if "alt" in inspect.signature(st.dataframe).parameters else {}
+    return st.dataframe(frame, **options, **spoken)
+
+
+def height(rows: int, most: int) -> int:
+    """Return the height of a table with so many rows, `most` pixels at the most."""
+    return min(38 + 35 * rows, most)
+
+
+def coloured(frame: pd.DataFrame, state_types: pd.Series) -> Any:
+    """Return `frame` with its column `state` in the colours of the charts."""
+    colours = state_types.map(charts.COLOURS).fillna(charts.WAITING)
+    return frame.style.apply(lambda _: [f"color: {colour}; font-weight: 600" for colour in colours], subset=["state"])
+
+
+def links(flow_run_ids: pd.Series) -> pd.Series:
+    """Return the addresses of the pages of flow runs."""
+    return "/run?id=" + flow_run_ids.astype(str)

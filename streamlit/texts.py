@@ -1,0 +1,41 @@
+"""Texts and times as a viewer sees them: in the viewer's time zone, safe in Markdown, safe in a spreadsheet."""
+
+import re
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+import streamlit as st
+
+# The first characters of a cell that make it a formula, as OWASP lists them; the last four are wide forms of the first.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def zone() -> str:
+    """Return the viewer's time zone, or UTC if the browser does not name one."""
+    name = st.context.timezone or "UTC"
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return "UTC"
+    return name
+
+
+def local(times: pd.Series) -> pd.Series:
+    """Return `times` in the viewer's time zone."""
+    return times.dt.tz_convert(zone())
+
+
+def plain(text: object, most: int = 300) -> str:
+    """Return `text` on one line, shortened, and escaped so that Markdown shows it as it is."""
+    line = " ".join(str(text).split())
+    line = line if len(line) <= most else line[: most - 1] + "…"
+    # Streamlit replaces names of icons even if the colons are escaped; an invisible joiner separates them.
+    line = re.sub(r":(?=[\w/+-]+:)", ":\u2060", line)
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^&])", r"\\\1", line)
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """Return `frame` as CSV in which a spreadsheet finds no formula: anybody can choose the name of a run."""
+    return frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in FORMULA else cell).to_csv(
+        index=False
+    )
