@@ -1,8 +1,8 @@
-"""Draw a run of the main job as docs/run.svg: its timeline, and its concurrency against the limit.
+"""Draw a run of the main job as docs/run.svg: its timeline and its concurrency against the limit.
 
     python scripts/draw_run.py [--run ID] [--tag TAG] [--out FILE]
 
-Without --run it is the newest completed run of `main_etl` on the server in use.
+Without --run, the script draws the newest completed run of `main_etl` on the server in use.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from flows.settings import CannotRun
 
 
 def main() -> int:
-    """Draw the picture, and print the sentence that says what is in it."""
+    """Draw the picture, and print the sentence that describes it."""
     parser = cli.Arguments(description="Draw a run's timeline and its concurrency as SVG.")
     parser.add_argument("--run", help="the flow run's id (default: the newest completed one)")
-    parser.add_argument("--tag", default=limits.TAG, help=f"of which task runs (default {limits.TAG})")
+    parser.add_argument("--tag", default=limits.TAG, help=f"draw only task runs with this tag (default {limits.TAG})")
     parser.add_argument("--out", type=Path, default=settings.PROJECT / "docs" / "run.svg", help="the file to write")
     arguments: argparse.Namespace = parser.parse_args()
     page = pages.run(arguments.run or _newest())

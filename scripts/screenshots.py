@@ -1,6 +1,6 @@
-"""Take the pictures of the monitor that docs/monitor.md shows: `python scripts/screenshots.py`.
+"""Take the pictures of the monitor for docs/monitor.md: `python scripts/screenshots.py`.
 
-The main job is watched, under a limit of 2, on the server in use, the kit's own lab by default.
+They show the main job under a limit of 2, on the server in use, which is the kit's own lab by default.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import httpx
 from playwright.sync_api import Page, sync_playwright
 
 from flows import cli, limits, settings
-from flows.api import server
+from flows.api import endpoints, rest, server
 from flows.lab import prefect_server
 from flows.settings import CannotRun
 
@@ -23,11 +23,11 @@ DOCS = settings.PROJECT / "docs"
 
 
 def main() -> int:
-    """Write docs/monitor-*.png. Raises CannotRun where there is no Chromium."""
+    """Write docs/monitor-*.png. Raises CannotRun if Chromium is not installed."""
     cli.Arguments(description="Take the pictures of the monitor.").parse_args()
     chromium = os.environ.get("FLOWS_CHROMIUM") or shutil.which("chromium")
     if chromium is None:
-        raise CannotRun("There is no Chromium here. Install Debian's package chromium, or name one in FLOWS_CHROMIUM.")
+        raise CannotRun("Chromium was not found. Install Debian's package chromium, or set FLOWS_CHROMIUM to its path.")
     server.use()
     before = limits.read()
     with sync_playwright() as playwright, _served("main.py") as monitor, _served("rest_api_app.py") as explorer:
@@ -48,9 +48,7 @@ def main() -> int:
             light.get_by_role("link", name="its run").first.wait_for()
             _shoot(light, "limits")
             flow.wait()
-            newest = httpx.post(
-                f"{server.use()}/flow_runs/filter", json={"limit": 1, "sort": "EXPECTED_START_TIME_DESC"}
-            ).json()[0]["id"]
+            newest = rest.send(endpoints.flow_runs(limit=1))[0]["id"]
             for page, name in ((light, "run"), (dark, "run-dark")):
                 page.set_viewport_size({"width": 1280, "height": 1140})  # down to the line against the limit
                 _open(page, f"{monitor}/run?id={newest}")
@@ -76,7 +74,7 @@ def _open(page: Page, url: str) -> None:
 
 
 def _shoot(page: Page, name: str) -> None:
-    page.wait_for_timeout(1500)  # what glides into its place has arrived
+    page.wait_for_timeout(1500)  # until animations have ended
     file = DOCS / f"monitor-{name}.png"
     page.screenshot(path=file)
     print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
@@ -89,7 +87,7 @@ def _run() -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def _served(script: str) -> Generator[str]:
-    """The address at which Streamlit serves `script`."""
+    """Serve `script` with Streamlit, and yield its address."""
     port = prefect_server.free_port(8601)
     command = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / script)]
     process = subprocess.Popen([*command, f"--server.port={port}"], stdout=subprocess.DEVNULL)
