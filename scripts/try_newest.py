@@ -1,9 +1,10 @@
-"""Try what a newer date, and one upper bound less, would install: say what still works, and what breaks.
+"""Try the kit with the newest packages, and without each upper bound: report what works and what breaks.
 
 python scripts/try_newest.py [--group prefect3|prefect2] [--json]
 
 Each trial is a copy of the project in a temporary folder, with an environment and a lab of its own. The first trial of
-a group keeps its bounds and takes the newest versions; each further one leaves out one bound. Nothing here is changed.
+a group takes the newest versions within its bounds; each further one leaves out one bound. The project itself stays as
+it is.
 """
 
 import json
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tomli
+from packaging.requirements import Requirement
 
 from flows import cli, settings
 from flows.settings import CannotRun
@@ -27,12 +29,12 @@ GROUPS = ("prefect3", "prefect2")
 SHOWN = ("prefect", "fastapi", "griffe", "pydantic", "sqlalchemy", "streamlit", "typer", "uvicorn")
 VERSIONS = """
 import importlib.metadata, json, sys
-known = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
-print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))
+installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+print(json.dumps({name: installed[name] for name in sys.argv[1:] if name in installed}))
 """
 DEPLOY = """
 import subprocess, sys
-from flows import lab
+from flows.api import server
 server.use()
 sys.exit(subprocess.call([sys.argv[1], "deploy", "flows/prefect_flow.py:main_etl"], stdin=subprocess.DEVNULL))
 """
@@ -40,7 +42,7 @@ sys.exit(subprocess.call([sys.argv[1], "deploy", "flows/prefect_flow.py:main_etl
 
 @dataclass
 class Trial:
-    """How one trial went; `without` is the bound that was left out, `broke` the step that failed, if one did."""
+    """How one trial went: `without` is the bound that was left out, and `broke` the step that failed, if any."""
 
     group: str
     without: str | None
@@ -50,18 +52,18 @@ class Trial:
 
 
 def main() -> int:
-    """Run the trials and print what came of them. Returns 1 where the newest versions within the bounds break."""
-    parser = cli.Arguments(description="Try the newest versions of what the kit depends on.")
-    parser.add_argument("--group", choices=GROUPS, help="this group alone (default: both)")
+    """Run the trials and print their results. Returns 1 if the newest versions within the bounds break."""
+    parser = cli.Arguments(description="Try the kit with the newest versions of its packages.")
+    parser.add_argument("--group", choices=GROUPS, help="try only this group (default: both)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if shutil.which("uv") is None:
-        raise CannotRun("There is no uv here, which makes the environments. Run python3 -m pip install uv.")
+        raise CannotRun("uv, which makes the environments, was not found. Install it with python3 -m pip install uv.")
     groups = [arguments.group] if arguments.group else GROUPS
     if "prefect2" in groups and sys.version_info >= (3, 12):
         raise CannotRun(
-            f"The group prefect2 needs Python 3.10 or 3.11, and this is {platform.python_version()}."
-            " Choose --group prefect3, or run this with uv run --python 3.11."
+            f"The group prefect2 needs Python 3.10 or 3.11, but this is Python {platform.python_version()}."
+            " Choose --group prefect3, or use uv run --python 3.11."
         )
     trials = []
     for group in groups:
@@ -78,19 +80,28 @@ def main() -> int:
 
 
 def bounds(group: str) -> list[str]:
-    """The requirements of `group` that have an upper bound; one on an exact version is meant to stay."""
+    """Return the requirements of `group` that have an upper bound and apply to this Python."""
     project = tomli.loads((settings.PROJECT / "pyproject.toml").read_text())
-    return [requirement for requirement in project["dependency-groups"][group] if "<" in requirement.split(";")[0]]
+    bounded = []
+    for line in project["dependency-groups"][group]:
+        requirement = Requirement(line)
+        applies = requirement.marker is None or requirement.marker.evaluate()
+        if applies and "<" in str(requirement.specifier):
+            bounded.append(line)
+    return bounded
 
 
 def loosened(text: str, bound: str | None) -> str:
-    """`text` of pyproject.toml without `exclude-newer`, and with `bound` left out of its requirement."""
+    """Return `text`, which is pyproject.toml, without `exclude-newer` and without the upper bound in `bound`."""
     text = re.sub(r"(?m)^exclude-newer = .*\n", "", text)
-    return text.replace(f'"{bound}"', f'"{re.sub(r",?<[^,]*", "", bound)}"') if bound else text
+    if bound is None:
+        return text
+    versions, semicolon, marker = bound.partition(";")
+    return text.replace(f'"{bound}"', f'"{re.sub(r",?<[^,]*", "", versions)}{semicolon}{marker}"')
 
 
 def attempt(group: str, without: str | None) -> Trial:
-    """Install the newest that the bounds allow, but for the bound `without`, and see whether the kit works with it."""
+    """Install the newest versions that the bounds allow, leaving out the bound `without`, and try the kit with them."""
     trial = Trial(group, without, {})
     with tempfile.TemporaryDirectory(prefix="flows-newest-") as folder:
         copy = Path(folder) / "kit"
@@ -98,12 +109,12 @@ def attempt(group: str, without: str | None) -> Trial:
         file = copy / "pyproject.toml"
         file.write_text(loosened(file.read_text(), without))
         python = str(copy / ".venv" / "bin" / "python")
-        some = "busiest_clerks,days_between_orders,lines_per_order"
-        of_app = "on_a_server or cancelled or read_only_holds"  # the Streamlit of either group can test these
+        queries = "busiest_clerks,days_between_orders,lines_per_order"
+        of_app = "on_a_server or cancelled or read_only_holds"  # the ones that the Streamlit of either group can run
         steps = {
             "install": _sync(group),
             "start the lab": [python, "scripts/lab.py", "up"],
-            "main job": [python, "flows/prefect_flow.py", "--queries", some],
+            "main job": [python, "flows/prefect_flow.py", "--queries", queries],
             "limit": [python, "scripts/setup_concurrency_limit.py", "--reset"],
             "authentication": [python, "scripts/test_prefect_auth.py"],
             "deploy": [python, "-c", DEPLOY, str(copy / ".venv/bin/prefect")],
@@ -118,31 +129,31 @@ def attempt(group: str, without: str | None) -> Trial:
         finally:
             if Path(python).exists():
                 _run([python, "scripts/lab.py", "reset"], copy)
-                named = subprocess.run([python, "-c", VERSIONS, *SHOWN], capture_output=True, text=True, check=False)
-                trial.versions = json.loads(named.stdout) if named.returncode == 0 else {}
+                shown = subprocess.run([python, "-c", VERSIONS, *SHOWN], capture_output=True, text=True, check=False)
+                trial.versions = json.loads(shown.stdout) if shown.returncode == 0 else {}
     return trial
 
 
 def _copy(to: Path) -> None:
-    """Copy what git knows of the project, as it is in the working tree."""
-    known = subprocess.run(["git", "ls-files", "-z"], cwd=settings.PROJECT, capture_output=True, text=True, check=False)
-    if known.returncode != 0:
-        raise CannotRun("The project is no git clone, so it is not known what to copy. Run this in a clone.")
-    for name in filter(None, known.stdout.split("\0")):
+    """Copy the files that git tracks, as they are in the working tree."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=settings.PROJECT, capture_output=True, text=True, check=False)
+    if files.returncode != 0:
+        raise CannotRun("This project is not a git clone, which tells what to copy. Run this script in a clone.")
+    for name in filter(None, files.stdout.split("\0")):
         if (settings.PROJECT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(settings.PROJECT / name, to / name)
 
 
 def _sync(group: str) -> list[str]:
-    python = ["--python", sys.executable]
-    return ["uv", "sync", "--no-default-groups", "--group", group, "--group", "learn", "--group", "dev", *python]
+    groups = [word for name in (group, "lab", "learn", "dev") for word in ("--group", name)]
+    return ["uv", "sync", "--no-default-groups", *groups, "--python", sys.executable]
 
 
 def _run(command: Sequence[str], folder: Path) -> str | None:
-    """The last lines that `command` printed if it failed, else None. Raises CannotRun where the index is away."""
-    ours = ("PREFECT_", "FLOWS_", "WAREHOUSE_URL", "UV_PROJECT_ENVIRONMENT", "VIRTUAL_ENV")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    """Run `command` and return its last lines if it failed, else None. Raises CannotRun if the index is unreachable."""
+    removed = ("PREFECT_", "FLOWS_", "WAREHOUSE_URL", "UV_PROJECT_ENVIRONMENT", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
@@ -157,8 +168,8 @@ def _run(command: Sequence[str], folder: Path) -> str | None:
 
 
 def _show(trial: Trial) -> None:
-    what = f"{trial.group}, newest" + (f", without the bound {trial.without}" if trial.without else "")
-    print(f"{what}: " + (f"broke at: {trial.broke}" if trial.broke else "works"), flush=True)
+    title = f"{trial.group}, newest versions" + (f", without the bound {trial.without}" if trial.without else "")
+    print(f"{title}: " + (f"broke at: {trial.broke}" if trial.broke else "works"), flush=True)
     print("  " + ", ".join(f"{name} {version}" for name, version in trial.versions.items()), flush=True)
     for line in trial.detail.splitlines():
         print(f"  | {line[:200]}", flush=True)
