@@ -2,7 +2,7 @@
 
     uv run pytest -m versions
 
-What a client may ask of such a server is in test_versions.py.
+tests/test_versions.py tests what a client can request from such a server.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from flows.api import endpoints, rest, server
 
 pytestmark = pytest.mark.versions
 PYTHON = settings.PROJECT / ".venv-prefect2/bin/python"
-QUICK = "busiest_clerks,lines_per_order,open_orders_by_priority"  # three: none waits
+QUICK = "busiest_clerks,lines_per_order,open_orders_by_priority"  # no more than the limit, so that none waits
 
 MOVES = """
 import os
@@ -40,8 +40,8 @@ begin, done = functools.partial(start, python=PYTHON), functools.partial(run, py
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a lab of Prefect 2.13.7."""
-    assert PYTHON.exists(), "docs/versions.md says how to make the second environment"
+    """Yield the folder of a lab of Prefect 2.13.7."""
+    assert PYTHON.exists(), f"{PYTHON} not found; docs/versions.md explains how to make the second environment"
     folder = tmp_path_factory.mktemp("prefect2") / ".lab"
     try:
         up = done(LAB, "up", "--json", FLOWS_LAB_DIR=str(folder))
@@ -53,14 +53,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The API address of that lab, which this process and the commands then use."""
+    """Return the API address of that lab, which this process and the commands then use."""
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
     warehouse.prepare()
     return server.attach()
 
 
-def test_whose_certificates_are_trusted_goes_with_the_server() -> None:
+def test_the_trusted_certificate_changes_with_the_server() -> None:
     for own in ("", "/own.pem"):
         environment = os.environ | {"SSL_CERT_FILE": own}
         moves = subprocess.run([PYTHON, "-c", MOVES], env=environment, capture_output=True, text=True, check=True)
@@ -78,7 +78,7 @@ def staging() -> list[Path]:
 
 @contextlib.contextmanager
 def in_the_middle(kind: limits.Kind) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A main job whose first three queries run, held up by a lock on the tables, and its flow run's id."""
+    """Yield a main job whose first three queries run, blocked by a lock on the tables, and its flow run's id."""
     with psycopg.connect(lab.database("warehouse")) as lock:
         lock.execute(f"lock {', '.join(warehouse.TABLES)}")
         flow = begin(FLOW, "--limit-by", kind, "--json")
@@ -98,7 +98,7 @@ def state(run_id: str) -> str:
 def test_after_ctrl_c_it_ends_and_leaves_nothing(kind: limits.Kind, url: str) -> None:
     with in_the_middle(kind) as (flow, run_id):
         flow.send_signal(signal.SIGINT)
-        out, err = flow.communicate(timeout=100)  # those who wait for a tag's slot would ask again for 180 s
+        out, err = flow.communicate(timeout=100)  # tasks that wait for a tag's slot would go on asking for 180 s
     assert flow.returncode == 1 and "Traceback" not in err, err
     report = json.loads(out)
     assert (report["state"], report["flow_run_id"], report["queries"]) == ("Cancelled", run_id, 20)
@@ -107,11 +107,11 @@ def test_after_ctrl_c_it_ends_and_leaves_nothing(kind: limits.Kind, url: str) ->
 
 
 @pytest.mark.parametrize("kind", ["tag", "global"])
-def test_after_kill_9_the_next_run_frees_what_it_held(kind: limits.Kind, url: str) -> None:
+def test_after_kill_9_the_next_run_frees_its_slots(kind: limits.Kind, url: str) -> None:
     with in_the_middle(kind) as (flow, run_id):
         flow.kill()
     assert (slots(kind), len(staging()), state(run_id)) == (3, 1, "Running")
-    # Without the slots of the dead one it would wait for ever.
+    # If the dead run kept its slots, this one would wait forever.
     again = answer(done(FLOW, "--queries", QUICK, "--limit-by", kind, "--json"))
     assert (again["state"], again["completed"]) == ("Completed", 3)
     assert (slots(kind), staging(), state(run_id)) == (0, [], "Crashed")
@@ -141,11 +141,11 @@ def test_it_is_deployed_as_typed_and_run_by_a_worker(url: str, tmp_path: Path) -
 
 def test_the_scripts_do_what_they_do_on_prefect_3(url: str) -> None:
     assert done(LIMIT).returncode == 0
-    held = answer(done(LIMIT, "--tag", "reports", "--limit", "2", "--json"))
-    assert held == {"tag": "reports", "limit": 2, "active_slots": 0, "holders": [], "changed": True}
+    limit = answer(done(LIMIT, "--tag", "reports", "--limit", "2", "--json"))
+    assert limit == {"tag": "reports", "limit": 2, "active_slots": 0, "holders": [], "changed": True}
     assert answer(done(LIMIT, "--tag", "reports", "--limit", "2", "--reset", "--json"))["active_slots"] == 0
-    found = answer(done("scripts/test_prefect_auth.py", "--json"))
-    assert (found["server_version"], found["scheme"], found["accepted"]) == ("2.13.7", "none", True)
+    auth = answer(done("scripts/test_prefect_auth.py", "--json"))
+    assert (auth["server_version"], auth["scheme"], auth["accepted"]) == ("2.13.7", "none", True)
     bench = answer(done("scripts/bench.py", "--tasks", "3", "--seconds", "0.3", "--json"))
     peaks = {row["engine"]: row["peak"] for row in bench["rows"]}
     assert set(peaks) == {"thread pool", "tag limit", "global limit"} and max(peaks.values()) <= 3, peaks
