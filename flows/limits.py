@@ -44,9 +44,9 @@ def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
         return None
     ids = listed["active_slots"]
     runs = {run["id"]: run for run in rest.send(endpoints.task_runs(ids=ids))} if ids else {}
-    holders = [
-        {"task_run_id": id_} | {key: runs.get(id_, {}).get(source) for key, source in _HOLDER.items()} for id_ in ids
-    ]
+    keys = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}  # ours, and the server's
+    of_runs = [{key: runs.get(id_, {}).get(source) for key, source in keys.items()} for id_ in ids]
+    holders = [{"task_run_id": id_} | of_run for id_, of_run in zip(ids, of_runs, strict=True)]
     return Limit(tag, listed["concurrency_limit"], counter["active_slots"] if counter else len(ids), holders)
 
 
@@ -61,10 +61,8 @@ def in_force(kind: Kind = "tag", wanted: int | None = None, *, warn: Callable[[s
         ensure(TAG, wanted or DEFAULT, kind)
         limit = read(kind=kind)
         if wanted is not None and wanted > DEFAULT:
-            warn(
-                f"The lab's database accepts {DEFAULT} connections: with a limit of {wanted} it refuses some queries,"
-                " which then try again."
-            )
+            accepts = f"The lab's database accepts {DEFAULT} connections"
+            warn(f"{accepts}: with a limit of {wanted} it refuses some queries, which then try again.")
     elif limit is None:
         what = "The tag" if kind == "tag" else "The global limit"
         warn(f"{what} {TAG!r} has no limit on {url}: all queries run at once. {script}.")
@@ -120,9 +118,7 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
     after = read(tag, kind)
     # A task that waited takes a freed slot at once, so some may be taken again; but not by nobody.
     if after is None or (kind == "tag" and after.active_slots > len(after.holders)):
-        raise CannotRun(
-            f"The server still counts taken slots after the reset: {after}. Stop its clients and try again."
-        )
+        raise CannotRun(f"The server still counts taken slots: {after}. Stop its clients and try again.")
     return after
 
 
@@ -136,17 +132,10 @@ def end(task_run_id: str, message: str) -> None:
     task_run = rest.send(endpoints.task_run(task_run_id))
     if task_run is None:
         return
-    state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    state = ("CRASHED", "Crashed", message)
     if task_run["state_type"] in endpoints.FINAL:
-        state = task_run["state"]
-    rest.send(
-        endpoints.set_state(
-            task_run_id, state["type"], state["name"], state["message"], force=True, of="task_runs", missing_ok=True
-        )
-    )
-
-
-_HOLDER = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}
+        state = (task_run["state"][key] for key in ("type", "name", "message"))
+    rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs", missing_ok=True))
 
 
 def _counter_name(tag: str, kind: Kind) -> str:

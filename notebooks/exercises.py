@@ -7,7 +7,8 @@ import psycopg
 
 import records
 from flows import lab, limits, versions
-from flows.api import endpoints, limit_endpoints, rest, server
+from flows.api import endpoints, rest, server
+from flows.api.rest import Request
 
 
 def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
@@ -29,30 +30,52 @@ def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
 def waiting_runs(deployment: str) -> dict[str, str]:
     """Make four flow runs that wait, each for another reason; return their ids by name. The names are random."""
     due_now, due_later, paused, running = random.sample(["amber", "basil", "clove", "dill"], 4)
-    flow_id = rest.send(endpoints.deployment(deployment))["flow_id"]
-    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    flow_id = rest.call("GET", f"deployments/{deployment}")["flow_id"]
+    tomorrow = {"scheduled_time": (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()}
+    started = f"deployments/{deployment}/create_flow_run"
     requests = [
-        endpoints.create_flow_run(deployment, {}, name=due_now),
-        endpoints.create_flow_run(deployment, {}, name=due_later, due=tomorrow),
-        endpoints.record_flow_run(flow_id, paused, "PAUSED"),
-        endpoints.record_flow_run(flow_id, running, "RUNNING"),
+        Request("POST", started, {"name": due_now}),
+        Request("POST", started, {"name": due_later, "state": {"type": "SCHEDULED", "state_details": tomorrow}}),
+        record_flow_run(flow_id, paused, "PAUSED"),
+        record_flow_run(flow_id, running, "RUNNING"),
     ]
     runs = {run["name"]: run["id"] for run in rest.gather(requests)}
     limits.ensure("lesson-full", 1)
     hold_slot("lesson-full", runs[running])
-    rest.send(endpoints.record_task_run(runs[running], "waiting one", "lesson-full", "PENDING"))
+    rest.send(record_task_run(runs[running], "waiting one", "lesson-full", "PENDING"))
     return runs
 
 
 def hold_slot(tag: str, flow_run_id: str | None = None) -> None:
     """Take a slot of `tag` for a task run that no process runs, in the flow run `flow_run_id` or else in a new one."""
     if flow_run_id is None:
-        flow = rest.send(endpoints.create_flow(records.PREFIX))
-        flow_run_id = str(rest.send(endpoints.record_flow_run(flow["id"], "gone", "RUNNING"))["id"])
+        flow = rest.send(create_flow(records.PREFIX))
+        flow_run_id = str(rest.send(record_flow_run(flow["id"], "gone", "RUNNING"))["id"])
     leases = versions.line(rest.send(endpoints.version())).leases
     state = "RUNNING" if leases else "PENDING"
-    task_run = rest.send(endpoints.record_task_run(flow_run_id, "running one", tag, state))
+    task_run = rest.send(record_task_run(flow_run_id, "running one", tag, state))
     if leases:
-        rest.send(limit_endpoints.take_slot(tag, task_run["id"]))
+        rest.call("POST", "concurrency_limits/increment", {"names": [tag], "task_run_id": task_run["id"]})
     else:  # Prefect 2 takes the slot when the task run changes to Running
         rest.send(endpoints.set_state(task_run["id"], "RUNNING", "Running", of="task_runs"))
+
+
+def create_flow(name: str) -> Request:
+    """POST /flows/: make sure that there is a flow with this name; answers with it."""
+    return Request("POST", "flows/", {"name": name})
+
+
+def record_flow_run(flow_id: str, name: str, state: str) -> Request:
+    """POST /flow_runs/: record a flow run in a state of the type `state` that no process runs; answers with it."""
+    return Request("POST", "flow_runs/", {"flow_id": flow_id, "name": name, "state": _state(state)})
+
+
+def record_task_run(flow_run_id: str, name: str, tag: str, state: str) -> Request:
+    """POST /task_runs/: record a task run in a state of the type `state` that no process runs; answers with it."""
+    body = {"flow_run_id": flow_run_id, "task_key": name, "dynamic_key": name, "name": name, "tags": [tag]}
+    return Request("POST", "task_runs/", body | {"state": _state(state)})
+
+
+def _state(type_: str) -> dict[str, str]:
+    """Return a state of this type, with the name that Prefect gives it."""
+    return {"type": type_, "name": type_.title()}

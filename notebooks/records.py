@@ -142,4 +142,6 @@ def _flows() -> dict[str, str]:
 
 def _work_pools() -> list[str]:
     """Return the names of the work pools that start with PREFIX."""
-    return [pool["name"] for pool in rest.rows(endpoints.work_pools()) if pool["name"].startswith(PREFIX)]
+    return [
+        pool["name"] for pool in rest.rows(rest.Request("POST", "work_pools/filter")) if pool["name"].startswith(PREFIX)
+    ]

@@ -23,7 +23,7 @@ from support.labs import kill
 from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
-from flows.api import errors, limit_endpoints, rest
+from flows.api import errors, rest
 from flows.lab import prefect_server
 from flows.monitor import pages
 
@@ -204,7 +204,7 @@ def test_a_holder_leads_to_its_run(shared_lab: str, serve, page: Page) -> None:
     flow_run = create_run("has a slot")
     one = {"flow_run_id": flow_run, "name": "in its slot", "task_key": "a", "dynamic_key": "0", "tags": ["database"]}
     task_run = rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})["id"]
-    rest.send(limit_endpoints.take_slot("database", task_run))
+    rest.call("POST", "concurrency_limits/increment", {"names": ["database"], "task_run_id": task_run})
     page.goto(serve("main.py") + "/limits")
     box = page.locator(".st-key-limit-database", has_text="1 of 3 slots taken, 1 held")
     expect(box).to_contain_text("in its slot · Running")

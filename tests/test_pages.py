@@ -13,7 +13,7 @@ import refresh
 from streamlit.testing.v1 import AppTest
 
 from flows import lab, limits
-from flows.api import errors, limit_endpoints, rest, server
+from flows.api import errors, rest, server
 from flows.monitor import charts, frames, pages
 
 
@@ -102,7 +102,7 @@ def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) 
         assert shown == [200, 350, 450] and len(page.task_runs) == 450
         assert page.unread.skip == 0, "the next refresh starts with what has changed since"
         holder = page.task_runs.iloc[0]
-        rest.send(limit_endpoints.take_slot(limits.TAG, holder["task_run_id"]))
+        rest.call("POST", "concurrency_limits/increment", {"names": [limits.TAG], "task_run_id": holder["task_run_id"]})
         assert requests(pages.limits) <= 4
         assert pages.limits().set_index("tag").loc[limits.TAG, "holders"][0]["name"] == holder["name"]
     finally:

@@ -37,9 +37,9 @@ def check(url: str) -> None:
     if wrong:
         raise CannotRun(f"PREFECT_API_URL, from {origin('PREFECT_API_URL')}, {wrong}")
     if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
-        cloud = "https://api.prefect.cloud/api/accounts/{}/workspaces/{}"
         ids = _IDS.search(path)
-        right = cloud.format(*ids.groups()) if ids else cloud.format("ACCOUNT_ID", "WORKSPACE_ID")
+        account, workspace = ids.groups() if ids else ("ACCOUNT_ID", "WORKSPACE_ID")
+        right = f"https://api.prefect.cloud/api/accounts/{account}/workspaces/{workspace}"
         if url != right:
             raise CannotRun(
                 f"{url} is not the API address of a Prefect Cloud workspace. Set PREFECT_API_URL to {right}; the page"

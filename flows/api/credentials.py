@@ -1,6 +1,7 @@
 """The credentials in the environment, the header that carries them, and how Prefect gets them."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -57,7 +58,7 @@ def header() -> dict[str, str]:
     credentials = sent()
     if credentials is None:
         return {}
-    wrong = _flaw(credentials)
+    wrong = flaw(credentials)
     if wrong:
         raise Refused(wrong)
     secret = credentials.secret.get_secret_value()
@@ -68,13 +69,10 @@ def header() -> dict[str, str]:
     return {"Authorization": secret}
 
 
-def flaw() -> str | None:
-    """Return what is wrong with the form of the credentials, and how to correct it; None if nothing is."""
-    credentials = sent()
-    return _flaw(credentials) if credentials else None
-
-
-def _flaw(credentials: Sent) -> str | None:
+def flaw(credentials: Sent | None) -> str | None:
+    """Return what is wrong with the form of `credentials`, and how to correct it; None if nothing is."""
+    if credentials is None:
+        return None
     name, secret = credentials
     value = secret.get_secret_value()
     subject = f"{'The Authorization in ' if name == HEADERS else ''}{name}, from {settings.origin(name)},"
@@ -141,18 +139,19 @@ def use(
     trusted = os.environ.pop(_FORMER, os.environ.get("SSL_CERT_FILE", ""))
     if certificate and versions.certificate_variable() == "SSL_CERT_FILE":
         os.environ[_FORMER], trusted = trusted, str(certificate)
-    for name, value in {
-        "SSL_CERT_FILE": trusted or None,
+    values = {
+        "SSL_CERT_FILE": trusted,
         "PREFECT_API_URL": url,
-        KEY: key.get_secret_value() if key else None,
-        AUTH_STRING: auth_string.get_secret_value() if auth_string else None,
-        "PREFECT_API_SSL_CERT_FILE": str(certificate) if certificate else None,
-        HEADERS: json.dumps(custom) if custom else None,
-    }.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
+        KEY: key.get_secret_value() if key else "",
+        AUTH_STRING: auth_string.get_secret_value() if auth_string else "",
+        "PREFECT_API_SSL_CERT_FILE": str(certificate or ""),
+        HEADERS: json.dumps(custom) if custom else "",
+    }
+    for name, value in values.items():
+        if value:
             os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
     _refresh_prefect()
 
 
@@ -173,10 +172,8 @@ def _refresh_prefect() -> None:
 def _custom(known: settings.Settings) -> dict[str, str]:
     """Return PREFECT_CLIENT_CUSTOM_HEADERS, with the name of Authorization in this spelling."""
     written = known.prefect_client_custom_headers
-    try:
+    with contextlib.suppress(ValueError):
         custom = json.loads(written.get_secret_value() if written else "{}")
         if isinstance(custom, dict) and all(isinstance(value, str) for value in custom.values()):
             return {"Authorization" if name.lower() == "authorization" else name: custom[name] for name in custom}
-    except ValueError:
-        pass
     raise CannotRun(f"{HEADERS} is not a JSON object of names and texts. Correct it, or unset it.")

@@ -56,9 +56,9 @@ def check(url: str) -> Check:
 
 
 def _scheme() -> str:
-    if credentials.flaw() is None:
-        return credentials.scheme()
     sent = credentials.sent()
+    if credentials.flaw(sent) is None:
+        return credentials.scheme()
     # The first word of a custom header that is not valid may be the secret itself.
     return {AUTH_STRING: "basic", KEY: "bearer"}.get(sent.variable if sent else "", "none")
 
@@ -68,7 +68,7 @@ def _ask(client: httpx.Client, method: str, url: str) -> str | None:
 
     Raises Refused if the server refuses the credentials, or would, and CannotRun if it is not a Prefect server.
     """
-    flaw = credentials.flaw()
+    flaw = credentials.flaw(credentials.sent())
     header = {} if flaw else credentials.header()
     try:
         response = client.request(method, url, headers=header, json={} if method == "POST" else None)
@@ -83,10 +83,9 @@ def _ask(client: httpx.Client, method: str, url: str) -> str | None:
     if response.status_code in (403, 502, 503, 504):
         raise errors.refusal(url, response)
     without_version = response.status_code == 404 and url.startswith(credentials.CLOUD) and method == "GET"
-    try:
+    content = None
+    with contextlib.suppress(ValueError):
         content = response.json()
-    except ValueError:
-        content = None
     if content is None or not (response.is_success or without_version):
         raise errors.not_prefect(url, response)
     return content if isinstance(content, str) else None
@@ -154,13 +153,11 @@ def _websocket(url: str) -> str:
     if closed:
         raise Refused(
             f"The server accepts requests, but not the WebSocket at {url}/events/in ({closed}): flows would end"
-            " Completed without a record of their task runs. Let the gateway forward WebSockets, with the same"
-            " credentials."
+            " Completed without a record of their task runs. Let the gateway forward WebSockets, with the same credentials."
         )
     sent = credentials.sent()
-    if sent is None or sent.variable != KEY or url.startswith(credentials.CLOUD):
-        return ""
-    closed = websocket_closed(url, {})
+    only_key = sent is not None and sent.variable == KEY and not url.startswith(credentials.CLOUD)
+    closed = websocket_closed(url, {}) if only_key else None
     if closed is None:
         return ""
     return (
@@ -183,8 +180,7 @@ def websocket_closed(url: str, header: dict[str, str]) -> str | None:
             subprotocols=None if cloud else ["prefect"],  # ty: ignore[invalid-argument-type]
         ) as socket:
             if not cloud:
-                token = auth_string.get_secret_value() if auth_string else None
-                socket.send(json.dumps({"type": "auth", "token": token}))
+                socket.send(json.dumps({"type": "auth", "token": auth_string and auth_string.get_secret_value()}))
                 reply = json.loads(socket.recv(timeout=PATIENCE))
                 if reply.get("type") != "auth_success":
                     return str(reply.get("reason", reply))

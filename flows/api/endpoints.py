@@ -66,24 +66,22 @@ def flow_runs(
     with the tag `tag`; due at or after `since`; whose name contains `text`. Runs that are due in the future are left
     out, unless they are `future` or `state` asks for scheduled ones.
     """
-    body = _of_flow_runs(flow, state, tag, since, text, future)
-    return Request("POST", "flow_runs/filter", body | {"sort": sort, "limit": limit})
+    due = {"after_": since.isoformat()} if since else {}
+    if not future and not {"SCHEDULED", "Scheduled"} & set(state):
+        # A deployment with a schedule has up to a hundred runs in the future, which would hide today's.
+        due["before_"] = _soon().isoformat()
+    those = {"expected_start_time": due or None, "state": _in_state(state)}
+    those |= {"tags": _where("all_", tag and [tag]), "name": _where("like_", text)}
+    chosen = {"flow_runs": _given(**those)} | _given(flows=_named(flow))
+    return Request("POST", "flow_runs/filter", chosen | {"sort": sort, "limit": limit})
 
 
-def history(
-    *,
-    start: datetime,
-    flow: str | None = None,
-    state: Sequence[str] = (),
-    tag: str | None = None,
-    text: str | None = None,
-) -> Request:
-    """POST /flow_runs/history: how many flow runs, chosen as in `flow_runs`, were due in each 60th of the time."""
+def history(*, start: datetime, **chosen: Any) -> Request:
+    """POST /flow_runs/history: how many flow runs, `chosen` as in `flow_runs`, were due in each 60th since `start`."""
     end = _soon()
-    body = _of_flow_runs(flow, state, tag, start, text)
     seconds = max(1.0, (end - start).total_seconds() / 60)
     times = {"history_start": start.isoformat(), "history_end": end.isoformat(), "history_interval_seconds": seconds}
-    return Request("POST", "flow_runs/history", body | times)
+    return Request("POST", "flow_runs/history", _selection(flow_runs(since=start, **chosen)) | times)
 
 
 def task_runs(
@@ -94,28 +92,25 @@ def task_runs(
     name: str | None = None,
     state: Sequence[str] = (),
     tag: str | None = None,
-    started: tuple[datetime, datetime] | None = None,
     or_started_since: datetime | None = None,
     changed_since: datetime | None = None,
     sort: str = "EXPECTED_START_TIME_ASC",
 ) -> Request:
     """POST /task_runs/filter: task runs, in the order in which they were submitted.
 
-    Select those of one `flow_run` or of the flow, or flows, named `flow`; `started` between two times;
-    `or_started_since`: also those started since, whatever else is asked for; `changed_since` (Prefect 3 only):
-    submitted, started or ended since, or between two attempts. The rest is as in `flow_runs`.
+    Select those of one `flow_run` or of the flow, or flows, named `flow`; `or_started_since`: also those started since,
+    whatever else is asked for; `changed_since` (Prefect 3 only): submitted, started or ended since, or between two
+    attempts. The rest is as in `flow_runs`.
     """
-    those = _given(id=_any(ids), name=_any(name), tags=_tagged(tag), state=_in_state(state))
-    if started is not None:
-        those["start_time"] = {"after_": started[0].isoformat(), "before_": started[1].isoformat()}
+    those = _given(id=_any(ids), name=_any(name), tags=_where("all_", tag and [tag]), state=_in_state(state))
     if or_started_since is not None:
         those |= {"start_time": {"after_": or_started_since.isoformat()}, "operator": "or_"}
     if changed_since is not None:
         after = {"after_": changed_since.isoformat()}
-        times = {"expected_start_time": after, "start_time": after, "end_time": after}
-        those |= times | {"state": _in_state(["SCHEDULED", "PAUSED"]), "operator": "or_"}
-    body = _given(flows=_named(flow), flow_runs=_with_id(flow_run)) | ({"task_runs": those} if those else {})
-    return Request("POST", "task_runs/filter", body | {"sort": sort, "limit": rest.PAGE})
+        those |= {"expected_start_time": after, "start_time": after, "end_time": after}
+        those |= {"state": _in_state(["SCHEDULED", "PAUSED"]), "operator": "or_"}
+    chosen = _given(flows=_named(flow), flow_runs=_where("id", _any(flow_run)), task_runs=those or None)
+    return Request("POST", "task_runs/filter", chosen | {"sort": sort, "limit": rest.PAGE})
 
 
 def count(chosen: Request) -> Request:
@@ -123,13 +118,12 @@ def count(chosen: Request) -> Request:
 
     `chosen` is a request of `flow_runs` or `task_runs`.
     """
-    body = {key: value for key, value in (chosen.body or {}).items() if key not in ("sort", "limit", "offset")}
-    return chosen._replace(path=chosen.path.replace("/filter", "/count"), body=body)
+    return chosen._replace(path=chosen.path.replace("/filter", "/count"), body=_selection(chosen))
 
 
 def logs(*, flow_run: str, since: datetime | None = None) -> Request:
     """POST /logs/filter: log lines of a flow run and its tasks, the oldest first; `since` leaves out older ones."""
-    those = _given(flow_run_id=_any(flow_run), timestamp=_since(since))
+    those = _given(flow_run_id=_any(flow_run), timestamp=_where("after_", since and since.isoformat()))
     return Request("POST", "logs/filter", {"logs": those, "sort": "TIMESTAMP_ASC", "limit": rest.PAGE})
 
 
@@ -147,39 +141,18 @@ def set_state(
 
     The server answers 200 or 201 in any case: the answer's `status` is ACCEPT, REJECT, ABORT or WAIT.
     """
-    state = {"type": type_, "name": name, "message": message}
-    return Request("POST", f"{of}/{run}/set_state", {"state": state, "force": force}, missing_ok)
+    body = {"state": {"type": type_, "name": name, "message": message}, "force": force}
+    return Request("POST", f"{of}/{run}/set_state", body, missing_ok)
 
 
-def record_flow_run(flow_id: str, name: str, state: str) -> Request:
-    """POST /flow_runs/: record a flow run in a state of the type `state` that no process runs; answers with it."""
-    return Request("POST", "flow_runs/", {"flow_id": flow_id, "name": name, "state": _state(state)})
-
-
-def record_task_run(flow_run_id: str, name: str, tag: str, state: str) -> Request:
-    """POST /task_runs/: record a task run in a state of the type `state` that no process runs; answers with it."""
-    body = {"flow_run_id": flow_run_id, "task_key": name, "dynamic_key": name, "name": name, "tags": [tag]}
-    return Request("POST", "task_runs/", body | {"state": _state(state)})
-
-
-# Flows, deployments, work pools
+# Flows, deployments, workers
 
 
 def flows(*, ids: Sequence[str] | None = None, text: str | None = None, flow_run: str | None = None) -> Request:
     """POST /flows/filter: flows, by name: those with the `ids`, with `text` in the name, or of a `flow_run`."""
-    those = _given(id=_any(ids), name=_containing(text))
-    body = _given(flows=those or None, flow_runs=_with_id(flow_run))
-    return Request("POST", "flows/filter", body | {"sort": "NAME_ASC", "limit": rest.PAGE})
-
-
-def create_flow(name: str) -> Request:
-    """POST /flows/: make sure that there is a flow with this name; answers with it."""
-    return Request("POST", "flows/", {"name": name})
-
-
-def deployment(deployment_id: str) -> Request:
-    """GET /deployments/{id}: one deployment, None if there is no such deployment."""
-    return Request("GET", f"deployments/{deployment_id}", missing_ok=True)
+    those = _given(id=_any(ids), name=_where("like_", text))
+    chosen = _given(flows=those or None, flow_runs=_where("id", _any(flow_run)))
+    return Request("POST", "flows/filter", chosen | {"sort": "NAME_ASC", "limit": rest.PAGE})
 
 
 def deployments() -> Request:
@@ -187,19 +160,9 @@ def deployments() -> Request:
     return Request("POST", "deployments/filter", {"sort": "NAME_ASC", "limit": rest.PAGE})
 
 
-def create_flow_run(
-    deployment: str, parameters: Mapping[str, Any], *, name: str | None = None, due: datetime | None = None
-) -> Request:
-    """POST /deployments/{id}/create_flow_run: start a deployment, now or when it is `due`; answers with the run."""
-    body: dict[str, Any] = {"parameters": parameters} | ({"name": name} if name else {})
-    if due is not None:
-        body["state"] = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
-    return Request("POST", f"deployments/{deployment}/create_flow_run", body)
-
-
-def work_pools() -> Request:
-    """POST /work_pools/filter: work pools, by name."""
-    return Request("POST", "work_pools/filter", {"limit": rest.PAGE})
+def create_flow_run(deployment: str, parameters: Mapping[str, Any]) -> Request:
+    """POST /deployments/{id}/create_flow_run: start a deployment now; answers with the flow run."""
+    return Request("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
 
 
 def workers(work_pool: str) -> Request:
@@ -207,21 +170,9 @@ def workers(work_pool: str) -> Request:
     return Request("POST", f"work_pools/{quoted(work_pool)}/workers/filter", {"limit": rest.PAGE}, missing_ok=True)
 
 
-def _of_flow_runs(
-    flow: str | Sequence[str] | None,
-    state: Sequence[str],
-    tag: str | None,
-    since: datetime | None,
-    text: str | None,
-    future: bool = False,
-) -> dict[str, Any]:
-    """Return the body that selects flow runs."""
-    due = _since(since) or {}
-    if not future and not {"SCHEDULED", "Scheduled"} & set(state):
-        # A deployment with a schedule has up to a hundred runs in the future, which would hide today's.
-        due["before_"] = _soon().isoformat()
-    those = _given(expected_start_time=due or None, state=_in_state(state), tags=_tagged(tag), name=_containing(text))
-    return {"flow_runs": those} | _given(flows=_named(flow))
+def _selection(request: Request) -> dict[str, Any]:
+    """Return the body of `request` without its order and page."""
+    return {key: value for key, value in (request.body or {}).items() if key not in ("sort", "limit", "offset")}
 
 
 def _given(**filters: Any) -> dict[str, Any]:
@@ -233,25 +184,14 @@ def _any(values: str | Sequence[str] | None) -> dict[str, Any] | None:
     return None if values is None else {"any_": [values] if isinstance(values, str) else list(values)}
 
 
-def _with_id(value: str | None) -> dict[str, Any] | None:
-    return None if value is None else {"id": _any(value)}
-
-
 def _named(names: str | Sequence[str] | None) -> dict[str, Any] | None:
     """Return the filter for the flow, or flows, with this name. No names select nothing; an empty name selects all."""
     return None if names is None or names == "" else {"name": _any(names)}
 
 
-def _tagged(tag: str | None) -> dict[str, Any] | None:
-    return {"all_": [tag]} if tag else None
-
-
-def _containing(text: str | None) -> dict[str, Any] | None:
-    return {"like_": text} if text else None
-
-
-def _since(time: datetime | None) -> dict[str, Any] | None:
-    return {"after_": time.isoformat()} if time else None
+def _where(operator: str, value: Any) -> dict[str, Any] | None:
+    """Return a filter with this operator or field, or None without a value."""
+    return {operator: value} if value else None
 
 
 def _in_state(states: Sequence[str]) -> dict[str, Any] | None:
@@ -260,11 +200,6 @@ def _in_state(states: Sequence[str]) -> dict[str, Any] | None:
     names = [state for state in states if not state.isupper()]
     both = _given(type=_any(types or None), name=_any(names or None))
     return both | ({"operator": "or_"} if types and names else {}) or None
-
-
-def _state(type_: str) -> dict[str, str]:
-    """Return a state of this type, with the name that Prefect gives it."""
-    return {"type": type_, "name": type_.title()}
 
 
 def _soon() -> datetime:

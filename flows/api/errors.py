@@ -1,5 +1,6 @@
 """What a server's answer to a request holds, or the sentence that says what is wrong and what to do about it."""
 
+import contextlib
 import ssl
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -16,14 +17,12 @@ def decoded(url: str, response: httpx.Response, *, missing_ok: bool = False) -> 
     Raises CannotRun, with the cause and the next step, if it is not a Prefect server's or not a success; Refused if
     the server refuses the credentials.
     """
-    try:
+    with contextlib.suppress(ValueError):
         content = response.json() if response.content else None
-    except ValueError:
-        raise refusal(url, response) from None
-    if response.is_success:
-        return content
-    if response.status_code == 404 and missing_ok:
-        return None
+        if response.is_success:
+            return content
+        if response.status_code == 404 and missing_ok:
+            return None
     raise refusal(url, response)
 
 
@@ -44,8 +43,8 @@ def unreachable(url: str, error: Exception) -> CannotRun:
             f"{server} does not use TLS. Write http:// in PREFECT_API_URL, or put a gateway with TLS in front of it."
         )
     if isinstance(error, httpx.TimeoutException):
-        limits = error.request.extensions["timeout"]
-        seconds = limits["connect" if isinstance(error, httpx.ConnectTimeout) else "read"]
+        waited_for = "connect" if isinstance(error, httpx.ConnectTimeout) else "read"
+        seconds = error.request.extensions["timeout"][waited_for]
         return CannotRun(
             f"{url} did not answer within {seconds:g} s. Request less data, or check that the server is running and"
             " that no firewall is in the way."
@@ -84,10 +83,8 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
         if status == 401:
             next_step = "Run python scripts/test_prefect_auth.py: it shows which ones are in use, and why they fail."
             return Refused(f"{url} refuses the credentials{detail}. {next_step}")
-        return Refused(
-            f"{url} accepts the credentials, but they do not allow this{detail}."
-            " Ask the server's administrator for the right to use the API."
-        )
+        next_step = "Ask the server's administrator for the right to use the API."
+        return Refused(f"{url} accepts the credentials, but they do not allow this{detail}. {next_step}")
     if status in (502, 503, 504):
         return CannotRun(
             f"{answers} The Prefect server behind this address, or its database, is not available."
@@ -97,20 +94,17 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
         return not_prefect(url, response)
     if status in (404, 405) and reason in ("Not Found", "Method Not Allowed"):
         return CannotRun(f"{answers} This version of the server has no such endpoint; its page /docs lists all it has.")
-    next_step = {
-        404: " It was deleted, or it is on another server.",
-        422: " This version of the server expects something else; its page /docs shows what.",
-        423: f" It is busy; try again in {retry_after(response):.0f} s.",
-        429: f" It is busy; try again in {retry_after(response):.0f} s.",
-    }.get(status, " Look at the server's log for the cause." if status >= 500 else "")
-    return CannotRun(answers + next_step)
+    busy = f" It is busy; try again in {retry_after(response):.0f} s."
+    deleted = " It was deleted, or it is on another server."
+    differs = " This version of the server expects something else; its page /docs shows what."
+    other = " Look at the server's log for the cause." if status >= 500 else ""
+    return CannotRun(answers + {404: deleted, 422: differs, 423: busy, 429: busy}.get(status, other))
 
 
 def not_prefect(url: str, response: httpx.Response) -> CannotRun:
     """Return what to raise for `response`, which a Prefect server would not give."""
-    content = "JSON" if _is_json(response) else "something other than JSON"
-    if "html" in response.headers.get("Content-Type", ""):
-        content = "a web page"
+    is_page = "html" in response.headers.get("Content-Type", "")
+    content = "a web page" if is_page else "JSON" if _is_json(response) else "something other than JSON"
     return CannotRun(
         f"{url} answers {response.status_code} with {content}: that is not a Prefect API."
         " Check the path in PREFECT_API_URL, and any proxy between this machine and the server."
@@ -120,14 +114,11 @@ def not_prefect(url: str, response: httpx.Response) -> CannotRun:
 def retry_after(response: httpx.Response) -> float:
     """Return the seconds that `Retry-After` asks for, as a number or as a date; 1 if it is missing or unreadable."""
     asked = response.headers.get("Retry-After", "1")
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, float(asked))
-    except ValueError:
-        pass
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):
-        return 1.0
+    return 1.0
 
 
 def _redirected(url: httpx.URL, location: str) -> str:

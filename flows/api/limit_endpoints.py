@@ -28,11 +28,6 @@ def reset(tag: str) -> Request:
     return Request("POST", f"concurrency_limits/tag/{endpoints.quoted(tag)}/reset", {})
 
 
-def take_slot(tag: str, task_run_id: str) -> Request:
-    """POST /concurrency_limits/increment: take a slot of a tag for a task run, in Prefect 3 for 100 years."""
-    return Request("POST", "concurrency_limits/increment", {"names": [tag], "task_run_id": task_run_id})
-
-
 def counter(name: str) -> Request:
     """GET /v2/concurrency_limits/{name}: a limit with the counter of its taken slots; None if there is none."""
     return Request("GET", f"v2/concurrency_limits/{endpoints.quoted(name)}", missing_ok=True)

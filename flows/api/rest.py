@@ -8,7 +8,7 @@ import functools
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -76,20 +76,15 @@ def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> lis
     if request.path.strip("/") in ("flow_runs/filter", "task_runs/filter"):
         request = request._replace(body={**(request.body or {}), "sort": "ID_DESC"})
     by_id: dict[str, dict[str, Any]] = {}
-    for page in _pages(request, start, at_most):
-        by_id.update({row["id"]: row for row in page})
-    return list(by_id.values())[: None if at_most is None else at_most - start]
-
-
-def _pages(request: Request, start: int, at_most: int | None) -> Iterator[list[dict[str, Any]]]:
     offset, together = start, AT_ONCE if start else 1
     while at_most is None or offset < at_most:
         offsets = range(offset, offset + together * PAGE, PAGE)
         pages = gather([request._replace(body={**(request.body or {}), "limit": PAGE, "offset": o}) for o in offsets])
-        yield from pages
+        by_id.update({row["id"]: row for page in pages for row in page})
         if len(pages[-1]) < PAGE:
-            return
+            break
         offset, together = offset + together * PAGE, AT_ONCE
+    return list(by_id.values())[: None if at_most is None else at_most - start]
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from support.notebooks import code, execute, read, text
 
+import exercises
 import records
 from flows import limits
 from flows.api import endpoints, limit_endpoints, rest, server
@@ -54,8 +55,8 @@ def test_a_lesson_can_be_taken_again_in_the_same_kernel(
 def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folder: Path) -> None:
     """All whose name begins with the prefix is removed, unless it is older; a name that only contains it stays."""
     server.use()
-    theirs = [rest.send(endpoints.create_flow(name)) for name in ("lessons of somebody", "my lesson")]
-    rest.gather([endpoints.record_flow_run(flow["id"], "older", "COMPLETED") for flow in theirs])
+    theirs = [rest.send(exercises.create_flow(name)) for name in ("lessons of somebody", "my lesson")]
+    rest.gather([exercises.record_flow_run(flow["id"], "older", "COMPLETED") for flow in theirs])
     rest.call("POST", "work_pools/", {"name": "lesson-of-somebody", "type": "process"})
     limits.ensure("lesson-of-somebody", 7)
     sources = [
@@ -72,7 +73,7 @@ def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folde
     flows = rest.send(endpoints.flows(text="lesson"))
     assert [flow["name"] for flow in flows] == ["lessons of somebody", "my lesson"]
     assert [runs(flow["name"]) for flow in flows] == [1, 1], "the older runs stay, and the newer one was the lesson's"
-    pools = [pool["name"] for pool in rest.send(endpoints.work_pools())]
+    pools = [pool["name"] for pool in rest.call("POST", "work_pools/filter", {})]
     assert "lesson-of-somebody" in pools and "lesson-of-tomorrow" not in pools
     kept = limits.read("lesson-of-somebody")
     assert kept and kept.limit == 7 and limits.read("lesson-of-tomorrow") is None
@@ -103,8 +104,8 @@ os.kill(os.getpid(), signal.SIGKILL)"""
 @pytest.mark.long
 def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_sentence(lab_folder: Path) -> None:
     server.use()
-    flow = rest.send(endpoints.create_flow("made by a test"))["id"]
-    endless = rest.send(endpoints.record_flow_run(flow, "endless", "RUNNING"))
+    flow = rest.send(exercises.create_flow("made by a test"))["id"]
+    endless = rest.send(exercises.record_flow_run(flow, "endless", "RUNNING"))
     sources = [
         "import time; import cells, lessons; from flows import settings; cells.guard(); cells.LONGEST = 1",
         "time.sleep(60)",
