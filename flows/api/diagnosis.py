@@ -115,10 +115,8 @@ def _refused(response: httpx.Response) -> str:
         return f"{asks}, but {scheme} was sent. Set {way}."
     kind = "user and password" if scheme == "basic" else "key"
     new = f"a new one, and set {way.split('=')[0]}" if wanted in _WAYS else "credentials that it accepts"
-    return (
-        f"The server rejected the {kind} {credentials.masked(sent.secret)} (401): {why}.{reason}"
-        f" Ask the server's administrator for {new}."
-    )
+    rejected = f"The server rejected the {kind} {credentials.masked(sent.secret)} (401): {why}."
+    return f"{rejected}{reason} Ask the server's administrator for {new}."
 
 
 def asked_for(response: httpx.Response) -> str:
@@ -153,7 +151,7 @@ def _websocket(url: str) -> str:
     if closed:
         raise Refused(
             f"The server accepts requests, but not the WebSocket at {url}/events/in ({closed}): flows would end"
-            " Completed without a record of their task runs. Let the gateway forward WebSockets, with the same credentials."
+            " Completed without a record of their task runs. Let the gateway forward WebSockets with these credentials."
         )
     sent = credentials.sent()
     only_key = sent is not None and sent.variable == KEY and not url.startswith(credentials.CLOUD)

@@ -150,8 +150,8 @@ def set_state(
 
 def flows(*, ids: Sequence[str] | None = None, text: str | None = None, flow_run: str | None = None) -> Request:
     """POST /flows/filter: flows, by name: those with the `ids`, with `text` in the name, or of a `flow_run`."""
-    those = _given(id=_any(ids), name=_where("like_", text))
-    chosen = _given(flows=those or None, flow_runs=_where("id", _any(flow_run)))
+    those = _given(id=_any(ids), name=_where("like_", text)) or None
+    chosen = _given(flows=those, flow_runs=_where("id", _any(flow_run)))
     return Request("POST", "flows/filter", chosen | {"sort": "NAME_ASC", "limit": rest.PAGE})
 
 

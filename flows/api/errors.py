@@ -34,34 +34,25 @@ def unreachable(url: str, error: Exception) -> CannotRun:
     server = f"{httpx.URL(url).scheme}://{httpx.URL(url).netloc.decode()}"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.split("CERTIFICATE_VERIFY_FAILED]")[-1].split("(_ssl")[0].strip()
-        return CannotRun(
-            f"{server} has a certificate that is not trusted here ({reason})."
-            " Set PREFECT_API_SSL_CERT_FILE to the certificate of the authority that signed it."
-        )
+        next_step = "Set PREFECT_API_SSL_CERT_FILE to the certificate of the authority that signed it."
+        return CannotRun(f"{server} has a certificate that is not trusted here ({reason}). {next_step}")
     if isinstance(error.__cause__, ssl.SSLError) or "SSL" in text:
-        return CannotRun(
-            f"{server} does not use TLS. Write http:// in PREFECT_API_URL, or put a gateway with TLS in front of it."
-        )
+        next_step = "Write http:// in PREFECT_API_URL, or put a gateway with TLS in front of it."
+        return CannotRun(f"{server} does not use TLS. {next_step}")
     if isinstance(error, httpx.TimeoutException):
         waited_for = "connect" if isinstance(error, httpx.ConnectTimeout) else "read"
         seconds = error.request.extensions["timeout"][waited_for]
-        return CannotRun(
-            f"{url} did not answer within {seconds:g} s. Request less data, or check that the server is running and"
-            " that no firewall is in the way."
-        )
+        next_step = "Request less data, or check that the server is running and that no firewall is in the way."
+        return CannotRun(f"{url} did not answer within {seconds:g} s. {next_step}")
     if isinstance(error, httpx.ConnectError):
         if any(words in text for words in ("Name or service", "nodename", "name resolution")):
             return CannotRun(f"No machine has the name {httpx.URL(url).host}. Correct PREFECT_API_URL.")
-        return CannotRun(
-            f"No server answers at {server}. Start it (for the lab: python scripts/lab.py up), or correct"
-            " PREFECT_API_URL."
-        )
+        next_step = "Start it (for the lab: python scripts/lab.py up), or correct PREFECT_API_URL."
+        return CannotRun(f"No server answers at {server}. {next_step}")
     if isinstance(error, httpx.LocalProtocolError):  # its text quotes the header, with the secret
         return CannotRun(f"Nothing was sent to {server}: the credentials do not fit in a header. Correct them.")
-    return CannotRun(
-        f"{server} hung up without an answer ({text}). If it expects https, write https:// in PREFECT_API_URL;"
-        " otherwise look at its log."
-    )
+    next_step = "If it expects https, write https:// in PREFECT_API_URL; otherwise look at its log."
+    return CannotRun(f"{server} hung up without an answer ({text}). {next_step}")
 
 
 def refusal(url: str, response: httpx.Response) -> CannotRun:
@@ -86,10 +77,8 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
         next_step = "Ask the server's administrator for the right to use the API."
         return Refused(f"{url} accepts the credentials, but they do not allow this{detail}. {next_step}")
     if status in (502, 503, 504):
-        return CannotRun(
-            f"{answers} The Prefect server behind this address, or its database, is not available."
-            " Start the server, or look at its log."
-        )
+        unavailable = "The Prefect server behind this address, or its database, is not available."
+        return CannotRun(f"{answers} {unavailable} Start the server, or look at its log.")
     if not _is_json(response):
         return not_prefect(url, response)
     if status in (404, 405) and reason in ("Not Found", "Method Not Allowed"):
@@ -105,10 +94,8 @@ def not_prefect(url: str, response: httpx.Response) -> CannotRun:
     """Return what to raise for `response`, which a Prefect server would not give."""
     is_page = "html" in response.headers.get("Content-Type", "")
     content = "a web page" if is_page else "JSON" if _is_json(response) else "something other than JSON"
-    return CannotRun(
-        f"{url} answers {response.status_code} with {content}: that is not a Prefect API."
-        " Check the path in PREFECT_API_URL, and any proxy between this machine and the server."
-    )
+    next_step = "Check the path in PREFECT_API_URL, and any proxy between this machine and the server."
+    return CannotRun(f"{url} answers {response.status_code} with {content}: that is not a Prefect API. {next_step}")
 
 
 def retry_after(response: httpx.Response) -> float:
