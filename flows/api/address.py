@@ -19,10 +19,8 @@ def check(url: str) -> None:
     """Raise CannotRun if PREFECT_API_URL cannot be `url`. A text that may be, or hold, a secret is not shown."""
     wrong = None
     if "@" in url:
-        wrong = (
-            "has credentials in it, which every message would show."
-            " Set it to http://HOST:4200/api, and set PREFECT_API_AUTH_STRING=user:password."
-        )
+        next_step = "Set it to http://HOST:4200/api, and set PREFECT_API_AUTH_STRING=user:password."
+        wrong = f"has credentials in it, which every message would show. {next_step}"
     elif not url.startswith(("http://", "https://")):
         wrong = "does not begin with http:// or https://. Write http://HOST:4200/api."
     else:
@@ -41,12 +39,9 @@ def check(url: str) -> None:
         account, workspace = ids.groups() if ids else ("ACCOUNT_ID", "WORKSPACE_ID")
         right = f"https://api.prefect.cloud/api/accounts/{account}/workspaces/{workspace}"
         if url != right:
-            raise CannotRun(
-                f"{url} is not the API address of a Prefect Cloud workspace. Set PREFECT_API_URL to {right}; the page"
-                " of a workspace shows both ids in its own address."
-            )
+            next_step = f"Set PREFECT_API_URL to {right}; the page of a workspace shows both ids in its own address."
+            raise CannotRun(f"{url} is not the API address of a Prefect Cloud workspace. {next_step}")
     elif "/api" not in path:
         api = f"{address.scheme}://{address.netloc.decode()}{_PAGE.sub('', path).rstrip('/')}/api"
-        raise CannotRun(
-            f"PREFECT_API_URL is {url}, the address of a web page. The API address contains /api: use {api}"
-        )
+        page = f"PREFECT_API_URL is {url}, the address of a web page."
+        raise CannotRun(f"{page} The API address contains /api: use {api}")

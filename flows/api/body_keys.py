@@ -35,7 +35,5 @@ def check(path: str, body: Mapping[str, Any]) -> None:
     known = next((KEYS[ending] for ending in endings if ending in KEYS), set())
     unknown = sorted(body.keys() - known)
     if known and unknown:
-        raise CannotRun(
-            f"{path} does not know the key {unknown[0]!r}, and the server would silently ignore it."
-            f" Choose from: {', '.join(sorted(known))}."
-        )
+        ignored = f"{path} does not know the key {unknown[0]!r}, and the server would silently ignore it."
+        raise CannotRun(f"{ignored} Choose from: {', '.join(sorted(known))}.")

@@ -115,10 +115,8 @@ def trust() -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=known.prefect_api_ssl_cert_file.expanduser())
     except OSError as error:
-        raise CannotRun(
-            f"PREFECT_API_SSL_CERT_FILE is {known.prefect_api_ssl_cert_file}, which contains no certificate"
-            f" ({error.strerror or error}). Set it to a file with PEM certificates."
-        ) from None
+        what = f"PREFECT_API_SSL_CERT_FILE is {known.prefect_api_ssl_cert_file}, which contains no certificate"
+        raise CannotRun(f"{what} ({error.strerror or error}). Set it to a file with PEM certificates.") from None
 
 
 def use(

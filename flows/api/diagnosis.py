@@ -149,10 +149,9 @@ def _websocket(url: str) -> str:
     """
     closed = websocket_closed(url, credentials.header())
     if closed:
-        raise Refused(
-            f"The server accepts requests, but not the WebSocket at {url}/events/in ({closed}): flows would end"
-            " Completed without a record of their task runs. Let the gateway forward WebSockets with these credentials."
-        )
+        problem = f"The server accepts requests, but not the WebSocket at {url}/events/in ({closed})"
+        effect = "flows would end Completed without a record of their task runs"
+        raise Refused(f"{problem}: {effect}. Let the gateway forward WebSockets, with the same credentials.")
     sent = credentials.sent()
     only_key = sent is not None and sent.variable == KEY and not url.startswith(credentials.CLOUD)
     closed = websocket_closed(url, {}) if only_key else None

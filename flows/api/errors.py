@@ -65,10 +65,9 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
     reason = _reason(response)
     answers = f"{url} answers {status}{': ' if reason else ''}{reason}."
     if status == 403 and "CSRF" in reason:
-        return Refused(
-            f"{answers} The server requires a CSRF token, which its own web pages have and this client does not. Start"
-            " it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false. Your credentials are not the problem."
-        )
+        why = "The server requires a CSRF token, which its own web pages have and this client does not."
+        next_step = "Start it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false."
+        return Refused(f"{answers} {why} {next_step} Your credentials are not the problem.")
     if status in (401, 403):
         detail = f" ({status}: {reason})" if reason else f" ({status})"
         if status == 401:
@@ -114,10 +113,8 @@ def _redirected(url: httpx.URL, location: str) -> str:
         return f"{url} redirects to https. Write https:// in PREFECT_API_URL."
     if target.path.strip("/") == url.path.strip("/") and target.host == url.host:
         return f"{url} redirects to {target}. Correct the path."
-    return (
-        f"{url} redirects to {location or 'nowhere'}: probably a login page, which a program cannot use."
-        " Ask for an API address that accepts a key instead of a login."
-    )
+    why = f"{url} redirects to {location or 'nowhere'}: probably a login page, which a program cannot use."
+    return f"{why} Ask for an API address that accepts a key instead of a login."
 
 
 def _is_json(response: httpx.Response) -> bool:

@@ -119,8 +119,9 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
     url = f"{base}/{path}"
     # What creates something is sent once: it may have been done, even if no answer came.
     once = request.method == "POST" and _ending(path) not in (*READS, "set_state")
+    busy = tenacity.retry_if_result(lambda response: response.status_code in BUSY)
     tries = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(BROKEN) | tenacity.retry_if_result(_is_busy),
+        retry=tenacity.retry_if_exception_type(BROKEN) | busy,
         wait=_pause,
         stop=tenacity.stop_after_attempt(1 if once else TRIES) | tenacity.stop_before_delay(PATIENCE),
         retry_error_callback=lambda tried: tried.outcome and tried.outcome.result(),
@@ -130,10 +131,6 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.unreachable(url, error) from None
     return errors.decoded(url, response, missing_ok=request.missing_ok)
-
-
-def _is_busy(response: httpx.Response) -> bool:
-    return response.status_code in BUSY
 
 
 def _pause(tried: tenacity.RetryCallState) -> float:

@@ -61,11 +61,10 @@ def check_prefect(url: str) -> None:
     theirs, ours = rest.send(endpoints.version()), versions.here()
     line = versions.line(theirs)
     if line is not versions.line(ours):
+        differ = f"The server at {url} is Prefect {theirs or 'Cloud'}, but this environment has {ours}"
         environment = ".venv-prefect2" if line is versions.PREFECT_2 else ".venv"
-        raise CannotRun(
-            f"The server at {url} is Prefect {theirs or 'Cloud'}, but this environment has {ours}; that server cannot"
-            f" run its flows. Use the environment {environment}, as docs/versions.md explains."
-        )
+        next_step = f"Use the environment {environment}, as docs/versions.md explains."
+        raise CannotRun(f"{differ}; that server cannot run its flows. {next_step}")
 
 
 def _named() -> str | None:
@@ -84,9 +83,8 @@ def _use_lab() -> str:
     lab = read_lab()
     url = lab.get("api_url")
     if url is None:
-        raise CannotRun(
-            "PREFECT_API_URL is not set and the lab is down. Start the lab (python scripts/lab.py up), or set it."
-        )
+        next_step = "Start the lab (python scripts/lab.py up), or set it."
+        raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
     os.environ[OF_LAB] = url
     key, auth_string = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file"))
     credentials.use(url, key, auth_string, lab.get("certificate"))
