@@ -21,35 +21,35 @@ TABLES = ("region", "nation", "supplier", "customer", "part", "partsupp", "order
 
 
 def names() -> list[str]:
-    """The names of the queries, in alphabetical order."""
+    """Return the names of the queries, in alphabetical order."""
     return sorted(path.stem for path in QUERIES.glob("*.sql"))
 
 
 def choose(wanted: list[str] | None) -> list[str]:
-    """The queries that `wanted` names, all of them for None. Raises CannotRun for a name that is none of them."""
-    known = names()
+    """Return the queries that `wanted` names, or all if it is None. Raises CannotRun for a name that does not exist."""
+    queries = names()
     for name in wanted or []:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1) or known
+        if name not in queries:
+            near = difflib.get_close_matches(name, queries, 1) or queries
             raise CannotRun(f"There is no query {name!r}. Did you mean {near[0]}? They are the files in {QUERIES}.")
-    return known if wanted is None else list(dict.fromkeys(wanted))
+    return queries if wanted is None else list(dict.fromkeys(wanted))
 
 
 def query(name: str) -> str:
-    """The SQL of the query `name`. Its first line is a comment that asks the question in one sentence."""
+    """Return the SQL of the query `name`. Its first line is a comment that asks the question in one sentence."""
     return (QUERIES / f"{name}.sql").read_text()
 
 
 def url() -> str:
-    """The address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`.
+    """Return the address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`.
 
-    Nothing is started: `prepare` does that.
+    Starts nothing: `prepare` does that. Raises CannotRun if there is neither.
     """
     named = settings.read().warehouse_url
-    found = named.get_secret_value() if named else server.read_lab().get("warehouse_url")
-    if found is None:
+    address = named.get_secret_value() if named else server.read_lab().get("warehouse_url")
+    if address is None:
         raise CannotRun("WAREHOUSE_URL is not set and the lab is down. Set it, or run python scripts/lab.py up.")
-    return found
+    return address
 
 
 def may_pass(error: BaseException) -> bool:

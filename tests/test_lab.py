@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import psutil
-import psycopg
 import pytest
 from support.commands import LAB, answer, refused, run, start
 from support.labs import kill, processes_below
@@ -22,7 +21,7 @@ from support.waiting import eventually
 
 from flows import lab, settings, warehouse
 from flows.api import server
-from flows.lab import postgres, prefect_server, state
+from flows.lab import prefect_server, sockets, state
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
@@ -34,24 +33,24 @@ def test_up_status_down_leave_no_process(new_lab: Path) -> None:
     assert answer(run(LAB, "up", "--json")) == first, "a second `up` attaches"
     down = run(LAB, "down", "--json")
     assert down.returncode == 0 and not answer(down)["running"]
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(warehouse.url())  # as a query that is tried again does: that starts nothing
+    with pytest.raises(settings.CannotRun, match="the lab is down"):
+        warehouse.url()  # as a query that is tried again does: that starts nothing
     assert processes_below(new_lab) == []
     assert run(LAB, "status").returncode == 1
     assert run(LAB, "down").returncode == 0, "down twice in a row"
 
 
-def test_down_keeps_the_state_and_reset_throws_it_away(new_lab: Path) -> None:
+def test_down_keeps_the_state_and_reset_deletes_it(new_lab: Path) -> None:
     url = lab.up().api_url
     httpx.post(f"{url}/concurrency_limits/", json={"tag": "kept", "concurrency_limit": 7}).raise_for_status()
     lab.down()
     url = lab.up().api_url
     assert httpx.get(f"{url}/concurrency_limits/tag/kept").json()["concurrency_limit"] == 7
-    sockets = postgres._socket_folder(new_lab / "postgres")
-    assert sockets.is_dir()
+    folder = sockets.folder(new_lab / "postgres")
+    assert folder.is_dir()
     lab.reset()
     assert list(new_lab.iterdir()) == []
-    assert not sockets.exists()
+    assert not folder.exists()
 
 
 def test_two_callers_at_the_same_moment_get_one_lab(new_lab: Path) -> None:
@@ -84,7 +83,7 @@ def test_a_taken_port_is_left_alone_and_named(new_lab: Path) -> None:
             pass  # another program holds it, which serves as well
         done = run(LAB, "up", "--json")
         assert f":{prefect_server.FIRST_PORT}/" not in answer(done)["api_url"]
-        assert f"port {prefect_server.FIRST_PORT} is taken" in done.stderr
+        assert f"port {prefect_server.FIRST_PORT} is in use" in done.stderr
         url = answer(done)["api_url"]
         assert httpx.get(url.removesuffix("/api") + "/ui-settings").json()["api_url"] == url, "its pages find it there"
 
@@ -117,7 +116,7 @@ def test_a_process_that_inherited_a_dead_ones_id_is_not_taken_for_it(new_lab: Pa
     other = subprocess.Popen(["sleep", "60"])
     try:
         written = new_lab / "lab.json"
-        written.write_text(written.read_text().replace(str(state.marks(new_lab)["prefect"].pid), str(other.pid)))
+        written.write_text(written.read_text().replace(str(state.marks()["prefect"].pid), str(other.pid)))
         assert "prefect" not in lab.status().pids
         (new_lab / "postgres" / "postmaster.pid").write_text(f"{other.pid}\n")
         kill("postgres")
@@ -158,7 +157,7 @@ def test_prefect_imported_before_the_lab_was_up_uses_it(new_lab: Path) -> None:
 from prefect import flow
 import prefect.settings
 prefect.settings.PREFECT_API_URL.value()
-from flows import lab
+from flows.api import server
 url = server.use()
 @flow
 def hello(): return 1

@@ -1,4 +1,14 @@
-"""The local lab: PostgreSQL, a Prefect server and its gateway, started, described, stopped, thrown away."""
+"""The local lab: PostgreSQL, a Prefect server and its gateway, all on this machine, from Python packages.
+
+Importing it raises CannotRun if these packages are not installed.
+"""
+
+from importlib.util import find_spec
+
+from flows.lab import packages
+
+if find_spec("psutil") is None:
+    raise packages.missing("psutil")
 
 from flows.lab.lifecycle import Lab, database, down, reset, status, up
 

@@ -15,7 +15,7 @@ _ENTRY = re.compile(r"# ([A-Za-z0-9-]+)\nBearer ([\w.~+/=-]+)\n", re.ASCII)
 
 
 def auth_string() -> SecretStr:
-    """The `user:password` that the lab's server asks for with `--auth basic`."""
+    """Return the `user:password` that the lab's server requires with `--auth basic`."""
     file = auth_string_file()
     with _locked():
         if not file.exists():
@@ -24,50 +24,40 @@ def auth_string() -> SecretStr:
 
 
 def bearer() -> dict[str, SecretStr]:
-    """The keys that the lab's gateway lets in, by the name of their holder; one to begin with.
+    """Return the keys that the lab's gateway accepts, by the name of their holder; a new lab has one, FIRST.
 
-    Raises CannotRun for a file (`bearer_file`) that was changed by hand to what cannot be meant.
+    Raises CannotRun if their file (`bearer_file`) was edited and cannot be read any more.
     """
     with _locked():
         return _bearer()
 
 
-def _bearer() -> dict[str, SecretStr]:
-    file = bearer_file()
-    if not file.exists():
-        _keep({FIRST: _new()})
-    text = file.read_text()
-    if not re.fullmatch(f"({_ENTRY.pattern})*", text, re.ASCII):
-        raise CannotRun(f"{file} is not a line `# NAME` and a line `Bearer KEY` for each key. Correct or delete it.")
-    return {name: SecretStr(key) for name, key in _ENTRY.findall(text)}
-
-
 def issue(name: str) -> SecretStr:
-    """A new key for `name`, in place of the one it had. The gateway lets it in from now on."""
+    """Return a new key for `name`, which replaces an earlier one. The gateway accepts it from now on."""
     if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-        raise CannotRun(f"{name!r} cannot name a key's holder. Use letters, digits and - only.")
+        raise CannotRun(f"{name!r} cannot name a key's holder. Use only letters, digits and hyphens.")
     key = _new()
     with _locked():
-        _keep(_bearer() | {name: key})
+        _write(_bearer() | {name: key})
     return key
 
 
 def revoke(name: str) -> None:
-    """Forget the key of `name`. The gateway refuses it from now on. Raises CannotRun where there is no such holder."""
+    """Remove the key of `name`. The gateway refuses it from now on. Raises CannotRun if there is no such holder."""
     with _locked():
-        known = _bearer()
-        if name not in known:
-            raise CannotRun(f"Nobody called {name!r} has a key. Those who have: {', '.join(known) or 'nobody'}.")
-        _keep({holder: key for holder, key in known.items() if holder != name})
+        keys = _bearer()
+        if name not in keys:
+            raise CannotRun(f"No key belongs to {name!r}. Holders of keys: {', '.join(keys) or 'none'}.")
+        _write({holder: key for holder, key in keys.items() if holder != name})
 
 
 def bearer_file() -> Path:
-    """The file that the gateway reads: for each key a line `# NAME` and a line `Bearer KEY`."""
+    """Return the file that the gateway reads: for each key a line `# NAME` and a line `Bearer KEY`."""
     return _file("keys")
 
 
 def auth_string_file() -> Path:
-    """The file that `auth_string` reads: one line."""
+    """Return the file that holds the `auth_string`, in one line."""
     return _file("auth_string")
 
 
@@ -76,14 +66,26 @@ def _locked() -> BaseFileLock:
     return files.lock(_file("lock"))
 
 
+def _bearer() -> dict[str, SecretStr]:
+    file = bearer_file()
+    if not file.exists():
+        _write({FIRST: _new()})
+    text = file.read_text()
+    if not re.fullmatch(f"({_ENTRY.pattern})*", text, re.ASCII):
+        raise CannotRun(
+            f"{file} cannot be read: it needs a line `# NAME` and a line `Bearer KEY` for each key, and nothing else."
+            " Correct the file, or delete it to get a new key."
+        )
+    return {name: SecretStr(key) for name, key in _ENTRY.findall(text)}
+
+
 def _new() -> SecretStr:
     return SecretStr(f"pnu_{secrets.token_urlsafe(27)}")
 
 
-def _keep(known: dict[str, SecretStr]) -> None:
-    files.replace(
-        bearer_file(), "".join(f"# {name}\nBearer {key.get_secret_value()}\n" for name, key in known.items()), 0o600
-    )
+def _write(keys: dict[str, SecretStr]) -> None:
+    lines = [f"# {name}\nBearer {key.get_secret_value()}\n" for name, key in keys.items()]
+    files.replace(bearer_file(), "".join(lines), 0o600)
 
 
 def _file(name: str) -> Path:

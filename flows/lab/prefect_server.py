@@ -1,135 +1,118 @@
-"""A Prefect server over PostgreSQL, with the settings that make a tag's limit quick and safe.
+"""A Prefect server over PostgreSQL, with the settings that make a tag's limit fast and safe.
 
-It listens on loopback alone. What each setting is worth is measured in docs/concurrency_guide.md.
+It listens only on loopback. docs/concurrency_guide.md shows what each setting is worth.
 """
 
 import contextlib
-import json
+import functools
+import itertools
 import os
+import shutil
 import signal
 import socket
-import stat
 import sys
 import tempfile
-import time
-from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import httpx
-import psycopg
-from filelock import BaseFileLock
+from filelock import Timeout
 from pydantic import SecretStr
 
 from flows import files, versions
-from flows.lab import processes
-from flows.settings import CannotRun
+from flows.lab import processes, slots, sockets
 
 FIRST_PORT = 4200
 WORK_POOL = "flows"
 
 
-def database(version: str) -> str:
-    """The name of the database of a server of this `version`: neither line of Prefect can read the other's tables."""
+def database_name(version: str) -> str:
+    """Return the name of the database for this `version` of Prefect: no major version reads another's tables."""
     return "prefect" + version.split(".")[0]
 
 
 def start(
-    home: Path, log: Path, address: str, url: str, *, socket: Path | None = None, auth_string: SecretStr | None = None
+    home: Path, log: Path, address: str, url: str, *, behind_gateway: bool, auth_string: SecretStr | None
 ) -> processes.Mark:
-    """Start a server whose files lie in `home` and whose database is at `address`; wait until it answers.
+    """Start a server with its API at `url`, and wait until it answers. It has the work pool WORK_POOL.
 
-    Its API is at `url`. With a `socket` it listens on that alone, and whoever stands in front of it answers at `url`;
-    the socket's folder has to be private (`make_private`).
-    With an `auth_string` it asks its callers for Basic authentication. It has the work pool WORK_POOL.
-    Raises CannotRun with the log's last line where it does not come up.
+    Its files are in `home`, its database is at `address`. With `behind_gateway` it listens only on `socket_file`, in a
+    private folder, and the gateway answers at `url`. With an `auth_string` it requires Basic authentication.
+    Raises CannotRun if it does not start.
     """
-    stop(home)
     if versions.line(versions.here()).leases:
-        _recount_slots(home, address)
+        slots.recount(home, address)
     origin = url.removesuffix("/api")
     print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
     # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--log-level", "warning"]
-    if socket is None:
-        command += ["--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
-    else:
-        command += ["--uds", str(socket)]
-        socket.unlink(missing_ok=True)
     environment = _environment(home, address, origin)
-    basic = None
+    basic = transport = None
+    if behind_gateway:
+        command += ["--uds", str(socket_file(home))]
+        transport = httpx.HTTPTransport(uds=str(socket_file(home)))
+    else:
+        command += ["--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
     if auth_string is not None:
-        user, _, password = auth_string.get_secret_value().partition(":")
-        basic = httpx.BasicAuth(user, password)
         environment["PREFECT_SERVER_API_AUTH_STRING"] = auth_string.get_secret_value()
-    mark = processes.start(command, folder=home, log=log, environment=environment)
-    by_socket = httpx.HTTPTransport(uds=str(socket)) if socket else None
-    with httpx.Client(base_url=url.replace("https:", "http:"), auth=basic, transport=by_socket, timeout=30) as client:
-        deadline = time.monotonic() + 120
-        while not _answers(client):
-            if not processes.find(mark) or time.monotonic() > deadline:
-                stop(home)
-                raise CannotRun(f"The Prefect server does not start: {processes.last_line(log)} See {log}.")
-            time.sleep(0.1)
-        # It answers 409 where the pool is there already.
-        client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})
-    return mark
-
-
-def stop(home: Path) -> None:
-    """End the server whose files lie in `home`, whoever started it."""
-    how = signal.SIGTERM if versions.line(versions.here()).stops else signal.SIGKILL
-    processes.stop(list(processes.working_in(home, "prefect")), how)
-
-
-def port(before: str | None) -> int:
-    """The port for a server: that of the API address `before` if it is free again, else the first free from 4200."""
-    found = _port_of(before) or free_port(FIRST_PORT)
-    if found != FIRST_PORT:
-        print(f"(port {FIRST_PORT} is taken by another program; it is {found} here)", file=sys.stderr, flush=True)
-    return found
-
-
-def port_lock() -> BaseFileLock:
-    """Return the lock that a user's labs hold while a server starts: two would find the same port free."""
-    return files.lock(Path(tempfile.gettempdir()) / f"flows-{os.getuid()}.lock")
-
-
-def make_private(folder: Path) -> None:
-    """Make `folder`, if it is not there. Raises CannotRun where others made it, or may reach what is in it."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise CannotRun(
-            f"{folder} is not a folder that is yours alone: others could reach the server in it past the gateway."
-            " Remove it, or have it removed by whoever made it."
+        basic = httpx.BasicAuth(*auth_string.get_secret_value().split(":", 1))
+    with httpx.Client(base_url=url.replace("https:", "http:"), auth=basic, transport=transport, timeout=30) as client:
+        answers = functools.partial(_answers, client)
+        return processes.start(
+            "The Prefect server", command, folder=home, log=log, environment=environment, answers=answers
         )
 
 
-def _answers(client: httpx.Client) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return client.get("/health", timeout=2).status_code == 200
-    return False
+def stop(home: Path) -> None:
+    """Stop the server whose files are in `home`, whoever started it."""
+    how = signal.SIGTERM if versions.line(versions.here()).stops else signal.SIGKILL
+    processes.stop(processes.working_in(home, "prefect"), how)
+    shutil.rmtree(socket_file(home).parent, ignore_errors=True)
 
 
-def _recount_slots(home: Path, address: str) -> None:
-    """Make the counter of taken slots agree with the leases on disk, while no server runs.
+def socket_file(home: Path) -> Path:
+    """Return the socket on which the server whose files are in `home` listens behind a gateway."""
+    return sockets.folder(home) / "socket"
 
-    The server counts a slot first and writes down its lease afterwards: one that was killed in between would count
-    the slot for ever, and no expiry would ever free it.
+
+@contextlib.contextmanager
+def reserved_port(before: str | None) -> Generator[int]:
+    """Yield the port of the API address `before` if it is free, else the first free one from FIRST_PORT on.
+
+    No other lab of this user takes it before the block ends, in which a server is to start on it.
     """
-    taken: Counter[str] = Counter()
-    for file in (home / "concurrency_leases").glob("*-*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            lease = json.loads(file.read_text())
-            taken.update(dict.fromkeys(lease["resource_ids"], lease["metadata"]["slots"]))
-    with psycopg.connect(address) as connection:
-        if connection.execute("select to_regclass('concurrency_limit_v2')").fetchone() == (None,):
-            return
-        for (limit,) in connection.execute("select id::text from concurrency_limit_v2").fetchall():
-            recounted = "update concurrency_limit_v2 set active_slots = %s where id = %s::uuid"
-            connection.execute(recounted, [taken[limit], limit])
+    usual = httpx.URL(before).port if before else None
+    for port in itertools.chain([usual or FIRST_PORT], itertools.count(FIRST_PORT)):
+        lock = files.lock(Path(tempfile.gettempdir()) / f"flows-{os.getuid()}-{port}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+        if lock.is_locked and _is_free(port):
+            break
+        lock.release()
+    if port != FIRST_PORT:
+        print(f"(port {FIRST_PORT} is in use by another program; this server uses {port})", file=sys.stderr, flush=True)
+    try:
+        yield port
+    finally:
+        lock.release()
+
+
+def free_port(port: int) -> int:
+    """Return the first port from `port` on that no program listens on."""
+    while not _is_free(port):
+        port += 1
+    return port
+
+
+def _answers(client: httpx.Client) -> bool:
+    """Return whether the server answers; make sure of its work pool."""
+    with contextlib.suppress(httpx.HTTPError):
+        if client.get("/health", timeout=2).status_code == 200:
+            # It answers 409 if the pool exists.
+            client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})
+            return True
+    return False
 
 
 def _environment(home: Path, address: str, origin: str) -> dict[str, str]:
@@ -146,28 +129,8 @@ def _environment(home: Path, address: str, origin: str) -> dict[str, str]:
         # Beside the state, so that two labs that share an environment do not write the same files.
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
     }
-    # The user's own PREFECT_ variables steer clients, and would steer the server too.
+    # The user's own PREFECT_ variables are meant for clients, and would change the server too.
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | chosen
-
-
-def _port_of(url: str | None) -> int | None:
-    """The port in `url`, once the server that had it has let go of it; None where somebody else has it."""
-    if url is None:
-        return None
-    port = httpx.URL(url).port or FIRST_PORT
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:
-        if _is_free(port):
-            return port
-        time.sleep(0.05)
-    return None
-
-
-def free_port(port: int) -> int:
-    """The first port from `port` on that nobody listens on."""
-    while not _is_free(port):
-        port += 1
-    return port
 
 
 def _is_free(port: int) -> bool:

@@ -3,12 +3,18 @@
 import contextlib
 import os
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT
 from typing import NamedTuple
 
 import psutil
+
+from flows.settings import CannotRun
+
+SECONDS = 120  # how long a server may take to start
+Probe = Callable[[], bool]  # whether a server answers
 
 
 class Mark(NamedTuple):
@@ -18,24 +24,35 @@ class Mark(NamedTuple):
     created: float
 
 
-def start(command: Sequence[str], *, folder: Path, log: Path, environment: Mapping[str, str]) -> Mark:
-    """Start `command` in `folder`, detached, with its output appended to `log`."""
+def start(
+    name: str, command: Sequence[str], *, folder: Path, log: Path, environment: Mapping[str, str], answers: Probe
+) -> Mark:
+    """Start `command` in `folder`, detached, with its output appended to `log`, and wait until it `answers`.
+
+    Raises CannotRun, with the log's last line, if it ends first or does not answer within SECONDS; it is then stopped.
+    `name` is what the message calls it.
+    """
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # A session of its own: Ctrl-C, or a notebook's kernel that is ended, does not reach it.
-            start_new_session=True,
+        # A session of its own: Ctrl-C, or a notebook's kernel that is ended, does not reach it.
+        process = psutil.Popen(
+            command, cwd=folder, env=environment, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
         )
-    return Mark(process.pid, psutil.Process(process.pid).create_time())
+    deadline = time.monotonic() + SECONDS
+    try:
+        while process.poll() is None:
+            if answers():
+                return Mark(process.pid, process.create_time())
+            if time.monotonic() > deadline:
+                raise CannotRun(f"{name} gave no answer within {SECONDS} seconds. {_last_line(log)}")
+            time.sleep(0.05)
+        raise CannotRun(f"{name} ended while it was starting. {_last_line(log)}")
+    except BaseException:  # Ctrl-C too
+        stop([process], signal.SIGKILL)
+        raise
 
 
 def find(mark: Mark | None) -> psutil.Process | None:
-    """The running process that `mark` was given to, or None. A zombie runs no more."""
+    """Return the running process that `mark` was given to, or None. A zombie does not count as running."""
     if mark is None:
         return None
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -45,8 +62,9 @@ def find(mark: Mark | None) -> psutil.Process | None:
     return None
 
 
-def working_in(folder: Path, name: str) -> Iterator[psutil.Process]:
-    """The processes that work in `folder` and have `name` in their command line, whoever started them."""
+def working_in(folder: Path, name: str) -> list[psutil.Process]:
+    """Return the processes that work in `folder` and have `name` in their command line, whoever started them."""
+    working = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if (
@@ -55,11 +73,12 @@ def working_in(folder: Path, name: str) -> Iterator[psutil.Process]:
                 and process.status() != psutil.STATUS_ZOMBIE
                 and process.pid != os.getpid()
             ):
-                yield process
+                working.append(process)
+    return working
 
 
-def stop(processes: Sequence[psutil.Process], how: signal.Signals, timeout: float = 10) -> None:
-    """Send `how` to the processes; return when they and their children have gone, killed after `timeout` seconds."""
+def stop(processes: Sequence[psutil.Process], how: signal.Signals) -> None:
+    """Send `how` to `processes`, and return when they and their children have ended, killed after 10 seconds."""
     family = list(processes)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -67,16 +86,13 @@ def stop(processes: Sequence[psutil.Process], how: signal.Signals, timeout: floa
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(how)
-    _, left = psutil.wait_procs(family, timeout)
+    _, left = psutil.wait_procs(family, 10)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, 10)
 
 
-def last_line(log: Path) -> str:
-    """The last line of `log` that says something, for an error message."""
-    with contextlib.suppress(OSError):
-        lines = log.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
-    return "nothing was logged"
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"Its log {log} ends with: {lines[-1].strip()}" if lines else f"Its log {log} is empty."

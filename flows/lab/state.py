@@ -1,7 +1,8 @@
-"""The lab's folder, held by one process at a time, and `lab.json`, what the lab writes about itself there.
+"""The lab's folder, which one process at a time may change, and `lab.json`, what the lab writes about itself there.
 
+folder                             where it was written: a copy of it elsewhere describes a lab that is not the copy's
 auth                               "none", "basic" or "gateway"
-https                              whether the gateway speaks TLS
+https                              whether the gateway uses TLS
 api_url, prefect_version           of its server, while it runs
 key_file, auth_string_file         where its credentials are, if it asks for any
 certificate                        of the authority that signed the gateway's
@@ -15,7 +16,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from flows import files
+from flows import files, settings
 from flows.api import server
 from flows.lab.processes import Mark
 from flows.settings import CannotRun
@@ -23,9 +24,9 @@ from flows.settings import CannotRun
 
 @contextlib.contextmanager
 def locked() -> Generator[Path]:
-    """Yield the lab's folder, which no other process starts or stops until the block ends.
+    """Yield the lab's folder; no other process starts or stops the lab until the block ends.
 
-    Raises CannotRun if it cannot be written to.
+    Raises CannotRun if the folder cannot be written to.
     """
     folder = files.folder()
     try:
@@ -35,16 +36,27 @@ def locked() -> Generator[Path]:
             yield folder
     except OSError as error:
         raise CannotRun(
-            f"The lab's folder {folder} cannot be used: {error.strerror or error}."
-            " Set FLOWS_LAB_DIR to a folder that you can write to, on a disk with some free space."
+            f"The lab in {folder} failed: {error.strerror or error}."
+            " Make room there, or set FLOWS_LAB_DIR to a folder on another disk."
         ) from error
+
+
+def read() -> dict[str, Any]:
+    """Return what `lab.json` says about the lab in this folder, running or not."""
+    facts, here = server.read_lab(), str(settings.read().flows_lab_dir)
+    return facts if facts.get("folder", here) == here else lasting(facts)
+
+
+def lasting(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the `facts` that stay true when the lab is stopped: how its callers are checked."""
+    return {key: facts[key] for key in ("auth", "https") if key in facts}
 
 
 def marks() -> dict[str, Mark]:
     """Return the marks of the lab's processes, running or not, by name."""
-    return {name: Mark(*mark) for name, mark in server.read_lab().get("marks", {}).items()}
+    return {name: Mark(*mark) for name, mark in read().get("marks", {}).items()}
 
 
-def write(folder: Path, state: dict[str, Any]) -> None:
+def write(folder: Path, facts: dict[str, Any]) -> None:
     """Replace `lab.json`."""
-    files.replace(folder / "lab.json", json.dumps(state))
+    files.replace(folder / "lab.json", json.dumps(facts | {"folder": str(folder)}))

