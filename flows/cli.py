@@ -66,15 +66,15 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 @contextlib.contextmanager
-def importing_prefect(module: str) -> Generator[None]:
-    """Import Prefect in the block, in the module of this name; Prefect reads its settings when it is imported.
+def importing(module: str) -> Generator[None]:
+    """Import Prefect or the lab in the block, in the module of this name: either may refuse to be imported.
 
-    If it cannot read them, a command exits as `run` does, and an importing module gets CannotRun.
+    A command then exits as `run` does, and an importing module gets CannotRun.
     """
     try:
         yield
-    except ValueError as error:
-        cannot_run = settings.unreadable(error)
+    except (CannotRun, ValueError) as error:  # Prefect reads its settings when it is imported
+        cannot_run = error if isinstance(error, CannotRun) else settings.unreadable(error)
         if module != "__main__":
             raise cannot_run from None
         sys.exit(_print(cannot_run))

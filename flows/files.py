@@ -33,7 +33,6 @@ def lock(file: Path) -> BaseFileLock:
 def replace(file: Path, text: str, mode: int = 0o644) -> None:
     """Write `text` to `file` so that a reader sees the old text or the new one, and nothing in between."""
     new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as opened:
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as opened:
         opened.write(text)
     new.replace(file)

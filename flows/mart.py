@@ -49,11 +49,6 @@ def note_task_runs(staging: Path, task_runs: Sequence[str]) -> None:
     _write(owner, _read(owner) | {"task_runs": task_runs})
 
 
-def opened(staging: Path) -> float:
-    """Return when the run opened its staging folder, as a Unix time, a moment before it submitted its queries."""
-    return _read(staging / "owner.json")["opened"]
-
-
 def abandoned() -> Iterator[tuple[Path, set[str]]]:
     """Yield the staging folders of runs on this server whose process has ended, locked, with their task runs' ids."""
     where = _server()

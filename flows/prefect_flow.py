@@ -17,7 +17,7 @@ from flows import cli, files, limits, mart, report, versions, warehouse
 from flows.api import server
 from flows.settings import CannotRun
 
-with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
+with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, get_run_logger
     from prefect.runtime import flow_run
     from prefect.states import Cancelled
@@ -104,9 +104,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
 def arguments() -> argparse.Namespace:
     """Return the command's arguments. Raises CannotRun for one that is wrong."""
     parser = cli.Arguments(description="Run the SQL queries in parallel, under the server's limit.")
-    parser.add_argument(
-        "--scale", type=cli.number(0.001, 100), default=warehouse.SCALE, help="size in GB (default 0.1)"
-    )
+    parser.add_argument("--scale", type=cli.number(0.001, 100), default=warehouse.SCALE, help="size in GB (0.1)")
     parser.add_argument("--limit", type=cli.whole_number, help="how many may run at once (default: 3 on a new lab)")
     by = "whose limit: the tag's (default), or the global one of that name, which is quicker on Prefect 2"
     parser.add_argument("--limit-by", choices=get_args(limits.Kind), default="tag", help=by)

@@ -3,13 +3,13 @@
 import concurrent.futures
 import contextlib
 import math
-import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from flows import mart, versions
@@ -34,10 +34,8 @@ def ideal_seconds(durations: Sequence[float], limit: int | None) -> float:
 
     All in seconds; a limit of None is no limit. Equal durations run in whole rounds of `limit`.
     """
-    if not durations:
-        return 0.0
-    longest = max(durations)
-    if limit is None:
+    longest = max(durations, default=0.0)
+    if limit is None or not durations:
         return longest
     if longest - min(durations) <= 1e-9 * longest:
         return math.ceil(len(durations) / limit) * longest
@@ -47,33 +45,18 @@ def ideal_seconds(durations: Sequence[float], limit: int | None) -> float:
 @contextlib.contextmanager
 def progress(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Generator[None]:
     """Show on a terminal how many queries run, wait and are done, until the block ends."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console, ends = Console(stderr=True), versions.states(futures)
+
+    def line() -> Table:
+        done = sum(end.done() for end in ends)
+        running = min(mart.unfinished(staging), len(names) - done)
+        grid = Table.grid(padding=(0, 1))
+        counts = f"{running} run, {len(names) - done - running} wait, {done} done"
+        grid.add_row(counts, ProgressBar(len(names), done, width=40))
+        return grid
+
+    with Live(get_renderable=line, console=console) if console.is_terminal else contextlib.nullcontext():
         yield
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
-    ends, over = versions.states(futures), threading.Event()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
-        job = bar.add_task("", total=len(names))
-
-        def show() -> None:
-            done = sum(end.done() for end in ends)
-            running = min(mart.unfinished(staging), len(names) - done)
-            text = f"{running} run, {len(names) - done - running} wait, {done} done"
-            bar.update(job, completed=done, description=text, refresh=True)
-
-        def keep_showing() -> None:
-            while not over.wait(0.1):
-                show()
-
-        thread = threading.Thread(target=keep_showing)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            show()
 
 
 def rows(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> list[dict[str, Any]]:
@@ -81,7 +64,7 @@ def rows(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> list[di
 
     `seconds` and `waited` are durations, `started` and `ended` Unix times; None if the query never began.
     """
-    ends, submitted = versions.states(futures), mart.opened(staging)
+    ends, submitted = versions.states(futures), mart.noted(staging, "owner")["opened"]
     return [_row(name, mart.noted(staging, name), end, submitted) for name, end in zip(names, ends, strict=True)]
 
 

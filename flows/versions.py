@@ -190,12 +190,9 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
 
 
 def ready_slots(limit: str) -> None:
-    """Make ready for `slot`, in the flow and before the first task that takes one is submitted.
-
-    In Prefect 2 the first task would start a service in the event loop, with a lock held that the event loop may be
-    waiting for at that moment: the run would hang forever.
-    """
+    """Make ready for `slot`, in the flow and before the first task that takes one is submitted."""
     if line(here()) is PREFECT_2:
+        # Else the first task starts this service, with a lock held that the event loop may wait for: both hang.
         from prefect.concurrency.services import ConcurrencySlotAcquisitionService
 
         ConcurrencySlotAcquisitionService.instance(frozenset([limit]))

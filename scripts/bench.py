@@ -15,7 +15,7 @@ from rich.table import Table
 from flows import cli, limits, report, versions
 from flows.api import endpoints, rest, server
 
-with cli.importing_prefect(__name__):  # after `flows`, which keeps it from sending usage data
+with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, task
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards

@@ -6,24 +6,27 @@ python scripts/lab.py up|down|status|reset [--auth none|basic|gateway] [--https]
 import shlex
 from dataclasses import asdict
 
-from flows import cli, lab, settings, versions
-from flows.lab import gateway, keys
+from flows import cli, settings, versions
+
+with cli.importing(__name__):  # its packages may not be installed
+    from flows import lab
+    from flows.lab import gateway, keys
 
 
 def main() -> int:
-    """Do what is asked, then print what runs. Returns 1 where `status` or `up` finds no running lab."""
+    """Do what is asked, then print what runs. Return 1 if `status` or `up` finds no running lab."""
     parser = cli.Arguments(description="The local lab: PostgreSQL and a Prefect server.")
     parser.add_argument("action", choices=["up", "down", "status", "reset"], help="what to do with it")
     parser.add_argument(
         "--auth",
         choices=["none", "basic", "gateway"],
-        help="who checks the callers: nobody, the server, or a gateway that knows keys (default: as it was)",
+        help="how callers are authenticated: not at all, by password, or by API keys (default: unchanged)",
     )
     parser.add_argument("--https", action="store_true", help="with --auth gateway: over TLS")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if arguments.https and arguments.auth != "gateway":
-        parser.error("--https needs --auth gateway: the gateway is what speaks TLS")
+        parser.error("--https needs --auth gateway, because only the gateway uses TLS")
     match arguments.action:
         case "up":
             lab.up(arguments.auth, arguments.https)
@@ -31,33 +34,33 @@ def main() -> int:
             lab.down()
         case "reset":
             lab.reset()
-    found = lab.status()
+    status = lab.status()
     if arguments.json:
-        cli.print_json(asdict(found))
-    elif found.running:
-        print(f"Prefect {found.prefect_version} answers at {found.api_url} (authentication: {found.auth})")
-        print(f"PostgreSQL: {found.database}")
-        print("Processes: " + ", ".join(f"{name} {pid}" for name, pid in found.pids.items()))
+        cli.print_json(asdict(status))
+    elif status.running:
+        print(f"Prefect {status.prefect_version} answers at {status.api_url} (authentication: {status.auth})")
+        print(f"PostgreSQL: {status.database}")
+        print("Processes: " + ", ".join(f"{name} {pid}" for name, pid in status.pids.items()))
         print("For other programs:")
-        exports = _exports(found)
+        exports = _exports(status)
         print(f"  unset {' '.join(_left(exports))}")
         print("\n".join(f"  export {variable}" for variable in exports))
     else:
         print("The lab is down. python scripts/lab.py up starts it.")
-    return 0 if found.running or arguments.action in ("down", "reset") else 1
+    return 0 if status.running or arguments.action in ("down", "reset") else 1
 
 
-def _exports(found: lab.Lab) -> list[str]:
-    """What a shell sets to reach the lab. Secrets are read from their files, and not printed."""
-    exports = [f"PREFECT_API_URL={found.api_url}"]
-    if found.auth == "basic":
+def _exports(status: lab.Lab) -> list[str]:
+    """Return what a shell sets to reach the lab. It reads secrets from their files, so that none is printed."""
+    exports = [f"PREFECT_API_URL={status.api_url}"]
+    if status.auth == "basic":
         exports.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(keys.auth_string_file()))})"')
-    if found.auth == "gateway":
+    if status.auth == "gateway":
         first = "'/^Bearer/ {print $2; exit}'"
         exports.append(f'PREFECT_API_KEY="$(awk {first} {shlex.quote(str(keys.bearer_file()))})"')
         # For Prefect's own commands: they send the key with requests, and not when they open a WebSocket.
         exports.append('PREFECT_CLIENT_CUSTOM_HEADERS="{\\"Authorization\\": \\"Bearer $PREFECT_API_KEY\\"}"')
-    if str(found.api_url).startswith("https:"):
+    if str(status.api_url).startswith("https:"):
         certificate = gateway.certificate(settings.read().flows_lab_dir / "gateway")
         # The kit's own requests read the first; Prefect's client reads the second, which is another one in Prefect 2.
         for name in dict.fromkeys(["PREFECT_API_SSL_CERT_FILE", versions.certificate_variable()]):
@@ -66,7 +69,7 @@ def _exports(found: lab.Lab) -> list[str]:
 
 
 def _left(exports: list[str]) -> list[str]:
-    """The variables that are not among the `exports`: left from another way to guard the lab, they would be sent."""
+    """Return the variables that are not among the `exports`: left over from other credentials, they would be sent."""
     names = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS", "PREFECT_API_SSL_CERT_FILE")
     return [name for name in names if not any(variable.startswith(f"{name}=") for variable in exports)]
 

@@ -6,6 +6,7 @@ They show the main job under a limit of 2, on the server in use, which is the ki
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ from playwright.sync_api import Page, sync_playwright
 
 from flows import cli, limits, settings
 from flows.api import endpoints, rest, server
-from flows.lab import prefect_server
 from flows.settings import CannotRun
 
 DOCS = settings.PROJECT / "docs"
@@ -88,7 +88,9 @@ def _run() -> subprocess.Popen[bytes]:
 @contextlib.contextmanager
 def _served(script: str) -> Generator[str]:
     """Serve `script` with Streamlit, and yield its address."""
-    port = prefect_server.free_port(8601)
+    with socket.socket() as probe:  # to find a free port
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / script)]
     process = subprocess.Popen([*command, f"--server.port={port}"], stdout=subprocess.DEVNULL)
     try:

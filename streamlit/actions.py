@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import openapi
 import pandas as pd
 
 from flows import limits, settings
@@ -16,7 +17,7 @@ def allowed() -> bool:
 
 def may_send(method: str, path: str) -> bool:
     """Return whether the explorer may send a request: if nothing may be changed, only one that reads."""
-    return allowed() or rest.only_reads(method, path)
+    return allowed() or openapi.only_reads(method, path)
 
 
 def check_request(method: str, path: str) -> None:

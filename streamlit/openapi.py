@@ -43,6 +43,11 @@ def read() -> list[Endpoint]:
     return sorted(listed, key=lambda endpoint: (endpoint.group, endpoint.path, endpoint.method))
 
 
+def only_reads(method: str, path: str) -> bool:
+    """Return whether a request changes nothing on the server: a GET, or a POST that carries a filter."""
+    return method == "GET" or (method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] in rest.READS)
+
+
 def curl(method: str, url: str, body: Any) -> str:
     """Return the request as a curl command; the secret stays in its environment variable."""
     parts = ["curl -sS", f"-X {method}", shlex.quote(url)]

@@ -19,7 +19,7 @@ from display import errors_shown
 from openapi import Endpoint
 from texts import plain
 
-from flows.api import credentials, errors, rest, server
+from flows.api import credentials, errors, server
 from flows.settings import CannotRun
 
 
@@ -149,7 +149,7 @@ def _page() -> None:
                 python.code(openapi.code(endpoint.method, full, body), language="python")
             may_send = actions.may_send(endpoint.method, endpoint.path)
             confirmed = True
-            if not rest.only_reads(endpoint.method, endpoint.path):
+            if not openapi.only_reads(endpoint.method, endpoint.path):
                 if not may_send:
                     st.caption("Read-only: this request could change something, so it cannot be sent.")
                 confirmed = st.checkbox(f"Yes, {endpoint.method} this: it changes the server", key=f"sure {full}")

@@ -11,7 +11,7 @@ import server_status
 import streamlit as st
 from texts import csv, local, plain, zone
 
-from flows.api import rest
+from flows.api import endpoints, rest
 from flows.api.endpoints import FAILED
 from flows.monitor import charts, frames, pages, reasons
 
@@ -109,7 +109,7 @@ def _logs(page: pages.Run) -> None:
     level = columns[1].segmented_control("From level", LEVELS, default="DEBUG", key="log_level", required=True)
     columns[2].download_button(
         "Save all lines",
-        lambda: _log_file(pages.logs(page.flow_run["flow_run_id"])),
+        lambda: _log_file(frames.logs(rest.rows(endpoints.logs(flow_run=page.flow_run["flow_run_id"])))),
         "run.log",
         "text/plain",
         on_click="ignore",

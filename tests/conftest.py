@@ -1,7 +1,12 @@
-"""Labs for the tests. Everything here is real: PostgreSQL, Prefect, processes."""
+"""Labs for the tests. Everything here is real: PostgreSQL, Prefect, processes.
+
+Several workers run the tests. Tests that share something expensive run in one worker, one after the other. A lab is a
+copy of one that is made once for all workers, with the tables loaded, unless the test is about making it.
+"""
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,16 +14,30 @@ import pytest
 from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
 from support.browsers import chromium, forget_scripts
-from support.labs import processes_below, slots
+from support.labs import SESSION, processes_below, slots, sweep
 from support.servers import VARIABLES, forget_servers
 
-from flows import lab, limits, settings
+from flows import files, lab, limits, settings, warehouse
 from flows.api import server
 
+# What tests of a module share. Without any of it, a test may run in any worker.
+SHARED = {"shared_folder", "browser", "copy", "without_lab"}
+# Modules that share a lab. The last test of the first four searches what all of them printed and logged.
+TOGETHER = {
+    **dict.fromkeys(["test_credentials", "test_diagnosis", "test_gateway", "test_keys"], "guarded"),
+    **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_mistakes", "test_monitor"], "lessons"),
+    **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
+}
 
-def pytest_configure() -> None:
-    """Keep the tests away from the user's own servers and credentials."""
-    for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR"):
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests away from the user's own servers and credentials, and their files in one folder."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SESSION] = tempfile.mkdtemp(prefix="flows-tests-")
+        config.option.basetemp = config.option.basetemp or f"{os.environ[SESSION]}/tmp"
+    # Each of the many processes would compile Prefect again.
+    for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
     named = [name for name in (*VARIABLES, "WAREHOUSE_URL") if not name.startswith("FLOWS_") and settings.origin(name)]
     if named:
@@ -26,18 +45,49 @@ def pytest_configure() -> None:
         pytest.exit(f"The tests would use your own server: there is {places}. Move that away while they run.", 2)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Remove the folder of the whole session, which pytest would keep; set up first and so torn down last."""
-    folder = tmp_path_factory.getbasetemp()
-    yield
-    shutil.rmtree(folder)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove all that the tests made, once the workers have ended, also after Ctrl-C or a crash of a worker."""
+    if not hasattr(config, "workerinput"):
+        sweep(Path(os.environ.pop(SESSION)))
+
+
+def pytest_report_header() -> str:
+    """Tell a newcomer how long it takes, because the first dots may take a while."""
+    return "The tests start PostgreSQL and Prefect several times: allow 5 minutes on two cores."
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the group of each test that shares something; one worker runs a group."""
+    for item in items:
+        module = item.path.stem
+        if module in TOGETHER or SHARED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(TOGETHER.get(module, module)))
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield the folder of the lab that tests share."""
+def template() -> Path:
+    """Return the folder of a lab that is down, with a migrated database and the tables; make it if it is the first."""
+    folder = Path(os.environ[SESSION]) / "template" / ".lab"
+    folder.parent.mkdir(exist_ok=True)
+    with files.lock(folder.with_name("lock")), pytest.MonkeyPatch.context() as patch:
+        if not folder.exists():
+            forget_servers(patch)
+            patch.setenv("FLOWS_LAB_DIR", str(folder))
+            try:
+                lab.up()
+                warehouse.prepare()
+                lab.down()
+            except BaseException:
+                lab.reset()
+                raise
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield the folder of the lab that the tests of a worker share."""
     folder = tmp_path_factory.mktemp("shared") / ".lab"
+    shutil.copytree(template, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWS_LAB_DIR", str(folder))
         yield folder
@@ -74,10 +124,18 @@ def new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert processes_below(tmp_path) == []
 
 
+@pytest.fixture
+def copied_lab(new_lab: Path, template: Path) -> Path:
+    """Return the folder of a lab of the test's own, which is down, with the tables loaded."""
+    shutil.copytree(template, new_lab)
+    return new_lab
+
+
 @pytest.fixture(scope="session")
-def guarded_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def guarded_folder(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield the folder of the lab that `guarded` brings up."""
     folder = tmp_path_factory.mktemp("guarded") / ".lab"
+    shutil.copytree(template, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWS_LAB_DIR", str(folder))
         yield folder

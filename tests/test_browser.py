@@ -20,11 +20,11 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.commands import FLOW, answer, run, start
 from support.labs import kill
+from support.servers import free_port
 from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
 from flows.api import errors, rest
-from flows.lab import prefect_server
 from flows.monitor import pages
 
 pytestmark = pytest.mark.long
@@ -51,7 +51,7 @@ def serve(shared_folder: Path) -> Iterator[Callable[..., str]]:
     def serve(script: str, **variables: str) -> str:
         wanted = (script, *sorted(variables.items()))
         if wanted not in running:
-            port = prefect_server.free_port(8600 + len(running))
+            port = free_port()
             command = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / script)]
             environment = os.environ | {"FLOWS_LAB_DIR": str(shared_folder)} | variables
             process = subprocess.Popen(
@@ -428,7 +428,7 @@ def test_the_explorer_s_examples_are_taken_by_the_server(shared_lab: str) -> Non
     known = openapi.read()
     assert len(known) > 100
     for endpoint in known:
-        if endpoint.method == "POST" and rest.only_reads("POST", endpoint.path) and "{" not in endpoint.path:
+        if endpoint.method == "POST" and openapi.only_reads("POST", endpoint.path) and "{" not in endpoint.path:
             if "history" in endpoint.path or "events" in endpoint.path:
                 continue  # these want a time
             status = httpx.post(f"{shared_lab}{endpoint.path}", json=endpoint.example).status_code

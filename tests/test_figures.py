@@ -13,7 +13,7 @@ from support.labs import processes_below
 
 from flows import lab, limits, prefect_flow, report
 from flows.api import rest
-from flows.lab import keys
+from flows.lab import keys, prefect_server
 
 
 @pytest.mark.figures
@@ -56,7 +56,7 @@ def test_twenty_runs_keep_the_limit(shared_lab: str) -> None:
 def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
     """The same server, asked through the gateway and on the socket behind it, in turns."""
     url = lab.up("gateway").api_url
-    by_socket = httpx.HTTPTransport(uds=str(lab._socket(new_lab)))
+    by_socket = httpx.HTTPTransport(uds=str(prefect_server.socket_file(new_lab / "prefect")))
     header = {"Authorization": f"Bearer {keys.bearer()[keys.FIRST].get_secret_value()}"}
     taken: dict[str, list[float]] = {"through the gateway": [], "past it": []}
     with (

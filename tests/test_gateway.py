@@ -19,7 +19,7 @@ import psutil
 import pytest
 from support.commands import FLOW, LAB, LIMIT, answer, refused, run
 from support.guards import CHECK, WRONG_KEY, kit, set_to, task_runs, variables_of
-from support.servers import forget_servers
+from support.servers import forget_servers, free_port
 from support.waiting import eventually
 
 from flows import lab, settings
@@ -244,7 +244,7 @@ def test_down_and_up_keep_the_guard(guarded) -> None:
 
 def test_a_gateway_that_forwards_no_websockets_is_found_out(guarded, tmp_path: Path) -> None:
     url = guarded("none")
-    port = prefect_server.free_port(4500)
+    port = free_port()
     (tmp_path / "Caddyfile").write_text(
         "{\nadmin off\npersist_config off\n}\n"
         f"http://:{port} {{\nbind 127.0.0.1\nhandle /api/events/* {{\nrespond 501\n}}\n"
@@ -298,7 +298,7 @@ def test_the_key_stops_at_the_gateway(tmp_path: Path) -> None:
     place = Path("/tmp") / f"flows-test-{os.getpid()}.sock"
     upstream = socketserver.UnixStreamServer(str(place), Upstream)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{prefect_server.free_port(4500)}/api"
+    url = f"http://127.0.0.1:{free_port()}/api"
     try:
         (tmp_path / "keys").write_text("Bearer pnu_secret-of-ana\n")
         mark = gateway.start(tmp_path / "gateway", tmp_path / "log", url, place, tmp_path / "keys")

@@ -16,7 +16,7 @@ from support.commands import refused, run
 from support.waiting import eventually
 
 from flows import limits, report
-from flows.api import rest
+from flows.api import endpoints, rest
 from flows.monitor import charts, frames, pages, reasons
 
 TAG = "views-test"
@@ -132,10 +132,11 @@ def check_failures(page: pages.Run) -> None:
     assert page.flow_run["state"] == "Failed" and page.flow_run["flow"] == "views test"
     flow_run_id = page.flow_run["flow_run_id"]
     # Prefect's client sends its log lines every two seconds.
-    eventually(lambda: pages.logs(flow_run_id)["message"].str.contains("no rows").any())
+    logs = endpoints.logs(flow_run=flow_run_id)
+    eventually(lambda: frames.logs(rest.rows(logs))["message"].str.contains("no rows").any())
     lines = refresh.run(page).logs
     assert lines["message"].str.contains("no rows").any() and lines["time"].is_monotonic_increasing
-    assert len(pages.logs(flow_run_id)) == len(lines)
+    assert len(rest.rows(logs)) == len(lines)
 
 
 def check_charts(page: pages.Run) -> None:

@@ -36,11 +36,6 @@ class Request(NamedTuple):
     missing_ok: bool = False
 
 
-def only_reads(method: str, path: str) -> bool:
-    """Return whether a request changes nothing on the server: a GET, or a POST that carries a filter."""
-    return method == "GET" or (method == "POST" and _ending(path) in READS)
-
-
 def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
     """Send one request, and return its answer as `send` does."""
     return send(Request(method, path, body, missing_ok))

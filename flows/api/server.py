@@ -93,7 +93,5 @@ def _use_lab() -> str:
 
 def _secret(file: str | None, prefix: str = "") -> SecretStr | None:
     """Return the rest of the first line in `file` that begins with `prefix`, or None if there is none."""
-    if file is None:
-        return None
-    line = re.search(rf"^{prefix}(.+)$", Path(file).read_text(), re.MULTILINE)
+    line = re.search(rf"^{prefix}(.+)$", Path(file).read_text() if file else "", re.MULTILINE)
     return SecretStr(line[1]) if line else None

@@ -124,11 +124,9 @@ def _check_version(folder: Path) -> None:
 
 def _server_answers(folder: Path) -> bool:
     lab = _describe(folder)
-    if not lab.running:
-        return False
     with contextlib.suppress(httpx.HTTPError):
         # 401 is the gateway's answer, or the server's own with --auth basic.
-        return httpx.get(f"{lab.api_url}/health", timeout=10, verify=False).status_code in (200, 401)
+        return lab.running and httpx.get(f"{lab.api_url}/health", timeout=10, verify=False).status_code in (200, 401)
     return False
 
 

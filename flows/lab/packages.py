@@ -11,4 +11,5 @@ def missing(package: str, otherwise: str = "") -> CannotRun:
     unset = " and ".join(name for name, value in named.items() if value is None)
     reason = f"{unset} not set, so the local lab is needed, but" if unset else "The local lab cannot run, because"
     remedies = ["install the lab's packages with `uv sync --group lab`", otherwise, unset and f"set {unset}"]
-    return CannotRun(f"{reason} its package {package} is not installed. {', or '.join(filter(None, remedies))}.")
+    advice = ", or ".join(filter(None, remedies))
+    return CannotRun(f"{reason} its package {package} is not installed. {advice[0].upper()}{advice[1:]}.")

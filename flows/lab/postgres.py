@@ -33,17 +33,10 @@ OPTIONS = {
 }
 # PostgreSQL refuses to run as root. Under root it runs as `nobody`, who may pass the folders that only root
 # may enter: a project below /root works, and no file has to be copied out of it.
-AS_NOBODY = [
-    "setpriv",
-    "--reuid=nobody",
-    "--regid=65534",
-    "--clear-groups",
-    # Without this bit, access(2) would forget the capability, and PostgreSQL would not find its own programs.
-    "--securebits=+no_setuid_fixup",
-    "--inh-caps=-all,+dac_override",
-    "--ambient-caps=-all,+dac_override",
-    "--bounding-set=-all,+dac_override",
-]
+AS_NOBODY = ["setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups"]
+AS_NOBODY += [f"--{which}=-all,+dac_override" for which in ("inh-caps", "ambient-caps", "bounding-set")]
+# Without this bit, access(2) would forget the capability, and PostgreSQL would not find its own programs.
+AS_NOBODY += ["--securebits=+no_setuid_fixup"]
 
 
 def programs() -> Path:
@@ -74,7 +67,7 @@ def start(data: Path, log: Path) -> processes.Mark:
     processes.stop(processes.working_in(data, "postgres"), signal.SIGKILL)
     # It names a process that has just been seen to be gone; another process may have its id by now.
     (data / "postmaster.pid").unlink(missing_ok=True)
-    if not _is_complete(data):
+    if not all((data / name).is_file() for name in ("PG_VERSION", "postgresql.conf", "global/pg_control")):
         _create(data, log)
     _check_version(data)
     folder = sockets.folder(data)
@@ -120,10 +113,6 @@ def _create(data: Path, log: Path) -> None:
         reasons = [line for line in made.stderr.splitlines() if "warning:" not in line] or ["no reason given"]
         raise CannotRun(f"PostgreSQL cannot make its data folder: {reasons[0].removeprefix('initdb: ')}. See {log}.")
     new.rename(data)
-
-
-def _is_complete(data: Path) -> bool:
-    return all((data / name).is_file() for name in ("PG_VERSION", "postgresql.conf", "global/pg_control"))
 
 
 def _check_version(data: Path) -> None:

@@ -98,13 +98,6 @@ def reserved_port(before: str | None) -> Generator[int]:
         lock.release()
 
 
-def free_port(port: int) -> int:
-    """Return the first port from `port` on that no program listens on."""
-    while not _is_free(port):
-        port += 1
-    return port
-
-
 def _answers(client: httpx.Client) -> bool:
     """Return whether the server answers; make sure of its work pool."""
     with contextlib.suppress(httpx.HTTPError):

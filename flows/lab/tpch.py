@@ -60,9 +60,8 @@ def csv_files(folder: Path, scale: float) -> Generator[dict[str, Path]]:
         raise packages.missing("tpchgen-cli")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        made = subprocess.run(
-            [program, "csv", "-s", str(scale), "-o", folder], capture_output=True, text=True, check=False
-        )
+        command = [program, "csv", "-s", str(scale), "-o", folder]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode:
             raise CannotRun(f"tpchgen-cli cannot make the tables at scale {scale}: {made.stderr.strip()[-300:]}")
         yield {table: folder / f"{table}.csv" for table in TABLES}

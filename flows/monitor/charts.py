@@ -74,9 +74,10 @@ def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
     ]
     kinds, colours = ["waits", "runs", "failed"], [WAITING, COLOURS["RUNNING"], COLOURS["FAILED"]]
     colour = alt.Color("kind:N").scale(domain=kinds, range=colours).title(None).legend(orient="top")
+    thin, thick = (alt.RelativeBandSize(band=share if few else 1) for share in (0.35, 0.8))
     base = alt.Chart(rows).encode(y=y, tooltip=tooltip)
-    waits = base.transform_calculate(kind="'waits'").mark_bar(height=_thickness(few, 0.35)).encode(x, x2="started_at")
-    ran = base.transform_filter("datum.ended_at != null").mark_bar(height=_thickness(few, 0.8))
+    waits = base.transform_calculate(kind="'waits'").mark_bar(height=thin).encode(x, x2="started_at")
+    ran = base.transform_filter("datum.ended_at != null").mark_bar(height=thick)
     chart = alt.layer(waits.encode(color=colour), ran.encode(x="started_at:Q", x2="ended_at", color=colour))
     height = alt.Step(18) if few else 600
     return chart.properties(width=WIDTH, height=height, description=_describe_timeline(task_runs))
@@ -125,10 +126,6 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _seconds(times: pd.Series, origin: pd.Timestamp | None) -> pd.Series:
     return (times - (pd.NaT if origin is None else origin)).dt.total_seconds()
-
-
-def _thickness(few: bool, share: float) -> alt.RelativeBandSize:
-    return alt.RelativeBandSize(band=share if few else 1)
 
 
 def _describe_timeline(task_runs: pd.DataFrame) -> str:

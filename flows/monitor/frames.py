@@ -11,29 +11,11 @@ import pandas as pd
 from flows.api.endpoints import FAILED
 
 _TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
-_RUN = {
-    "name": _TEXT,
-    "state": _TEXT,
-    "state_type": _TEXT,
-    "tags": _TEXT,
-    "submitted": _TIME,
-    "started": _TIME,
-    "ended": _TIME,
-    "waited_seconds": _SECONDS,
-    "ran_seconds": _SECONDS,
-    "attempts": _COUNT,
-    "next_attempt": _TIME,
-    "message": _TEXT,
-}
-FLOW_RUNS = {
-    "flow_run_id": _TEXT,
-    "flow_id": _TEXT,
-    "flow": _TEXT,
-    **_RUN,
-    "deployment_id": _TEXT,
-    "work_pool": _TEXT,
-    "parameters": _TEXT,
-}
+_RUN = {"name": _TEXT, "state": _TEXT, "state_type": _TEXT, "tags": _TEXT}
+_RUN |= {"submitted": _TIME, "started": _TIME, "ended": _TIME, "waited_seconds": _SECONDS, "ran_seconds": _SECONDS}
+_RUN |= {"attempts": _COUNT, "next_attempt": _TIME, "message": _TEXT}
+FLOW_RUNS = {"flow_run_id": _TEXT, "flow_id": _TEXT, "flow": _TEXT, **_RUN}
+FLOW_RUNS |= {"deployment_id": _TEXT, "work_pool": _TEXT, "parameters": _TEXT}
 TASK_RUNS = {"task_run_id": _TEXT, "flow_run_id": _TEXT, **_RUN, "upstream": _TEXT}
 STATES = {"time": _TIME, "until": _TIME, "state": _TEXT, "state_type": _TEXT, "runs": _COUNT}
 STEPS = {"time": _TIME, "running": _COUNT}

@@ -105,14 +105,9 @@ def overview(
         start = _first_due(runs, flows, now)
     limits, history = rest.gather([limit_rows.request(version), endpoints.history(**filters, start=start)])
     names = {flow["id"]: flow["name"] for flow in flows}
-    task_runs = frames.task_runs(tasks, now)
-    return Overview(
-        version, names, filters, since, start, now,
-        frames.flow_runs(runs, names, now),
-        frames.states(history),
-        task_runs,
-        limit_rows.held_by(task_runs, limits),
-    )  # fmt: skip
+    flow_runs, task_runs = frames.flow_runs(runs, names, now), frames.task_runs(tasks, now)
+    states, limits = frames.states(history), limit_rows.held_by(task_runs, limits)
+    return Overview(version, names, filters, since, start, now, flow_runs, states, task_runs, limits)
 
 
 def run(flow_run_id: str) -> Run:
@@ -157,11 +152,6 @@ def limits() -> pd.DataFrame:
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
     task_runs = rest.send(endpoints.task_runs(ids=ids)) if ids else []
     return limit_rows.held_by_leases(leases, task_runs, counters)
-
-
-def logs(flow_run_id: str, at_most: int | None = None) -> pd.DataFrame:
-    """Load all LOGS of a flow run and its tasks, the oldest line first, in one request for each 200 lines."""
-    return frames.logs(rest.rows(endpoints.logs(flow_run=flow_run_id), at_most))
 
 
 def _first_due(runs: Sequence[Mapping[str, Any]], flows: Sequence[Mapping[str, Any]], now: Any) -> pd.Timestamp:

@@ -39,9 +39,8 @@ def why(
         case "Scheduled":
             return f"It is due at {_clock(run['submitted'], zone)}."
     if "task_run_id" not in run:
-        return (
-            f"A worker has taken it and is starting it. {poll or ''}".strip() if run["work_pool"] else "It is starting."
-        )
+        taken = f"A worker has taken it and is starting it. {poll or ''}".strip()
+        return taken if run["work_pool"] else "It is starting."
     return _for_inputs(run, task_runs) or _for_slots(run, limits, complete) or "It is starting."
 
 
@@ -84,10 +83,10 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | No
         return f"{taken}, although {limit['held']} task runs with that tag report that they are running."
     holders = [_listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])]
     if unexplained > 0:
-        if complete:
-            holders.append(f"{unexplained} without a known holder; if that lasts, reset the limit")
-        else:
-            holders.append(f"{unexplained} by other runs or without a holder (see the page Limits)")
+        others = "by other runs or without a holder (see the page Limits)"
+        holders.append(
+            f"{unexplained} {'without a known holder; if that lasts, reset the limit' if complete else others}"
+        )
     return f"{taken}: {' and '.join(filter(None, holders))}."
 
 

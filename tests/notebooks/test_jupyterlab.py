@@ -15,9 +15,8 @@ import pytest
 from nbformat import NotebookNode
 from playwright.sync_api import Browser, expect
 from support.notebooks import FOLDER, code, read
+from support.servers import free_port
 from support.waiting import eventually
-
-from flows.lab import prefect_server
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The address of a JupyterLab on a copy of the lessons, and the folder of the copy."""
     shutil.copytree(FOLDER, tmp_path / "notebooks")
     (tmp_path / "notebooks" / "02_limits.ipynb").write_text(nbformat.writes(without_outputs(read("02_limits"))))
-    port = prefect_server.free_port(8888)
+    port = free_port()
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
     process = subprocess.Popen(
         [*command, f"--ServerApp.port={port}", f"--ServerApp.root_dir={tmp_path}"],

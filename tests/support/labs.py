@@ -1,12 +1,18 @@
 """The lab's processes and its limit, as a test looks at them."""
 
+import contextlib
+import os
+import shutil
 import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from flows import lab, limits
 from support.waiting import eventually
+
+SESSION = "FLOWS_TESTS"  # the folder of all that the tests make, the same for all workers and the processes they start
 
 
 def slots() -> int:
@@ -32,3 +38,16 @@ def kill(name: str) -> None:
     process = psutil.Process(lab.status().pids[name])
     process.send_signal(signal.SIGKILL)
     eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+def sweep(folder: Path) -> None:
+    """Reset the labs that were left in `folder`, end all other processes of its session, and remove it."""
+    for file in folder.rglob("lab.json"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FLOWS_LAB_DIR", str(file.parent))
+            lab.reset()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(SESSION) == str(folder):
+                process.kill()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Servers that are not Prefect, and the variables that name a server."""
 
 import contextlib
+import socket
 import socketserver
 import threading
 import time
@@ -46,3 +47,10 @@ def answering(text: bytes | None) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/api"
         server.shutdown()
+
+
+def free_port() -> int:
+    """Return a port that no program listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
