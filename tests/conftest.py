@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -16,18 +17,32 @@ from streamlit.testing.v1 import AppTest
 from support.browsers import chromium, forget_scripts
 from support.labs import SESSION, processes_below, slots, sweep
 from support.servers import VARIABLES, forget_servers
+from xdist.scheduler import LoadScopeScheduling
 
 from flows import files, lab, limits, settings, warehouse
 from flows.api import server
 
-# What tests of a module share. Without any of it, a test may run in any worker.
-SHARED = {"shared_folder", "browser", "copy", "without_lab"}
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
 TOGETHER = {
     **dict.fromkeys(["test_credentials", "test_diagnosis", "test_gateway", "test_keys"], "guarded"),
     **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_mistakes", "test_monitor"], "lessons"),
     **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
 }
+# Modules whose tests share nothing.
+APART = {"test_lab"}
+
+
+class Scheduling(LoadScopeScheduling):
+    """Give all tests of a group to one worker; pytest-xdist's own groups have no effect with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        module = Path(path).stem
+        return test.partition("[")[0] if module in APART else TOGETHER.get(module, module)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,14 +69,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header() -> str:
     """Tell a newcomer how long it takes, because the first dots may take a while."""
     return "The tests start PostgreSQL and Prefect several times: allow 5 minutes on two cores."
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group of each test that shares something; one worker runs a group."""
-    for item in items:
-        module = item.path.stem
-        if module in TOGETHER or SHARED & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(TOGETHER.get(module, module)))
 
 
 @pytest.fixture(scope="session")

@@ -84,18 +84,17 @@ def reserved_port(before: str | None) -> Generator[int]:
     """
     usual = httpx.URL(before).port if before else None
     for port in itertools.chain([usual or FIRST_PORT], itertools.count(FIRST_PORT)):
-        lock = files.lock(Path(tempfile.gettempdir()) / f"flows-{os.getuid()}-{port}.lock")
-        with contextlib.suppress(Timeout):
-            lock.acquire(timeout=0)
-        if lock.is_locked and _is_free(port):
-            break
-        lock.release()
-    if port != FIRST_PORT:
-        print(f"(port {FIRST_PORT} is in use by another program; this server uses {port})", file=sys.stderr, flush=True)
-    try:
-        yield port
-    finally:
-        lock.release()
+        file = Path(tempfile.gettempdir()) / f"flows-{os.getuid()}-{port}.lock"
+        with contextlib.suppress(Timeout), files.lock(file).acquire(timeout=0):
+            try:
+                if _is_free(port):
+                    if port != FIRST_PORT:
+                        notice = f"(port {FIRST_PORT} is in use by another program; this server uses {port})"
+                        print(notice, file=sys.stderr, flush=True)
+                    yield port
+                    return
+            finally:
+                file.unlink(missing_ok=True)
 
 
 def _answers(client: httpx.Client) -> bool:
