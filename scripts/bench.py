@@ -1,4 +1,4 @@
-"""What a limit of N costs: the same tasks under each way to limit them, against the least time possible.
+"""Measure what a limit costs: the same tasks under each way to limit them, against the least time possible.
 
     python scripts/bench.py [--tasks 20] [--seconds 1.0] [--limit 3] [--json]
 
@@ -18,12 +18,12 @@ from flows.api import endpoints, rest, server
 with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, task
 
-NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are gone afterwards
+NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are removed afterwards
 Span = tuple[float, float]
 
 
 def nap(seconds: float) -> Span:
-    """Sleep; return when it began and when it ended."""
+    """Sleep, and return when it began and when it ended."""
     started = time.time()
     time.sleep(seconds)
     return started, time.time()
@@ -41,13 +41,13 @@ def inside_global_limit(seconds: float) -> Span:
 
 
 def thread_pool(tasks: int, seconds: float, limit: int) -> list[Span]:
-    """No Prefect at all: the ceiling, within one process."""
+    """Use no Prefect at all: the ceiling, within one process."""
     with ThreadPoolExecutor(limit) as pool:
         return list(pool.map(nap, [seconds] * tasks))
 
 
 def tag_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
-    """The server's limit on a tag."""
+    """Use the server's limit on a tag."""
 
     @flow(name="bench tag limit")
     def run() -> list[Span]:
@@ -57,7 +57,7 @@ def tag_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
 
 
 def global_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
-    """The server's global limit, asked for inside the task."""
+    """Use the server's global limit, asked for inside the task."""
 
     @flow(name="bench global limit")
     def run() -> list[Span]:
@@ -68,7 +68,7 @@ def global_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
 
 
 def task_runner_cap(tasks: int, seconds: float, limit: int) -> list[Span]:
-    """A cap of the flow's own thread pool, which no other process shares. Prefect 2 has none."""
+    """Use a cap of the flow's own thread pool, which no other process shares. Prefect 2 has none."""
 
     @flow(name="bench task runner", task_runner=versions.capped(limit))
     def run() -> list[Span]:
@@ -86,7 +86,7 @@ ENGINES: dict[str, Callable[[int, float, int], list[Span]]] = {
 
 
 def measure(tasks: int, seconds: float, limit: int) -> dict:
-    """The keys of the command's JSON; a row for each of ENGINES that this version of Prefect has."""
+    """Return the keys of the command's JSON, with a row for each of ENGINES that this version of Prefect has."""
     ideal = report.ideal_seconds([seconds] * tasks, limit)
     engines = dict(ENGINES)
     _remove_limits()  # a benchmark that was interrupted may have left them
@@ -113,7 +113,7 @@ def _remove_limits() -> None:
 
 
 def main() -> int:
-    """Measure every engine on the server in use, one after the other. Returns 1 where one let more run than allowed."""
+    """Measure every engine on the server in use, one after the other. Return 1 if one let more run than allowed."""
     parser = cli.Arguments(description="Measure what a limit costs.")
     parser.add_argument("--tasks", type=cli.whole_number, default=20, help="how many tasks (default 20)")
     parser.add_argument("--seconds", type=cli.number(0.001, 3600), default=1.0, help="each one sleeps (default 1.0)")
@@ -122,15 +122,15 @@ def main() -> int:
     arguments = parser.parse_args()
     server.check_prefect(server.use())
     cli.quiet_prefect()
-    found = measure(arguments.tasks, arguments.seconds, arguments.limit)
+    figures = measure(arguments.tasks, arguments.seconds, arguments.limit)
     if arguments.json:
-        cli.print_json(found)
+        cli.print_json(figures)
     else:
-        table = Table("engine", "wall s", "ratio", "peak", title=f"ideal: {found['ideal_seconds']:.2f} s")
-        for row in found["rows"]:
+        table = Table("engine", "wall s", "ratio", "peak", title=f"ideal: {figures['ideal_seconds']:.2f} s")
+        for row in figures["rows"]:
             table.add_row(row["engine"], f"{row['wall_seconds']:.2f}", f"{row['ratio']:.2f}", str(row["peak"]))
         Console().print(table)
-    return 0 if all(row["peak"] <= arguments.limit for row in found["rows"]) else 1
+    return 0 if all(row["peak"] <= arguments.limit for row in figures["rows"]) else 1
 
 
 if __name__ == "__main__":
