@@ -192,7 +192,7 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
 def ready_slots(limit: str) -> None:
     """Make ready for `slot`, in the flow and before the first task that takes one is submitted."""
     if line(here()) is PREFECT_2:
-        # Otherwise the first task starts this service while it holds a lock that the event loop may wait for: a deadlock.
+        # Otherwise the first task starts this service with a lock held that the event loop may wait for: a deadlock.
         from prefect.concurrency.services import ConcurrencySlotAcquisitionService
 
         ConcurrencySlotAcquisitionService.instance(frozenset([limit]))
