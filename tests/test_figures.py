@@ -1,4 +1,4 @@
-"""The figures that the documents give of the main job, measured anew: `uv run pytest -m figures -s`."""
+"""The figures that the documents give of the main job, measured again: `uv run pytest -n 0 -m figures -s`."""
 
 import contextlib
 import statistics

@@ -85,8 +85,8 @@ def start(data: Path, log: Path) -> processes.Mark:
 
 def stop(data: Path) -> None:
     """Stop the server on the folder `data` and close its connections; the data stay."""
-    postmasters = [process for process in processes.working_in(data, "postgres") if "-D" in process.cmdline()]
-    processes.stop(postmasters, signal.SIGINT)
+    # Only the postmaster has options: the processes of its connections have titles in place of them.
+    processes.stop(processes.working_in(data, "postgres -D"), signal.SIGINT)
     processes.stop(processes.working_in(data, "postgres"), signal.SIGKILL)
     shutil.rmtree(sockets.folder(data), ignore_errors=True)
 
