@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from support.commands import LAB, answer, refused, run, start
 from support.labs import kill, processes_below
@@ -98,6 +99,29 @@ def test_two_labs_that_start_at_the_same_moment_take_two_ports(new_lab: Path) ->
         assert len(urls) == 2 and {httpx.get(f"{url}/health").status_code for url in urls} == {200}
     finally:
         assert run(LAB, "reset", FLOWS_LAB_DIR=str(folders[1])).returncode == 0
+
+
+@pytest.mark.long
+def test_a_copied_folder_is_a_lab_of_its_own(copied_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.up("gateway")
+    other = copied_lab.parent / "other"
+    lab.down()
+    shutil.copytree(copied_lab, other)
+    first = lab.up()
+    shutil.copy(copied_lab / "lab.json", other)  # which names processes that are not the copy's
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(other))
+    try:
+        assert lab.status().pids == {}
+        second = lab.up()
+        assert second.auth == "gateway", "a copy of a guarded lab must not come up open"
+        assert second.api_url != first.api_url and second.database != first.database
+        assert not set(second.pids.values()) & set(first.pids.values())
+        with psycopg.connect(warehouse.url()) as connection:
+            assert connection.execute("select count(*) from region").fetchone() == (5,)
+    finally:
+        lab.reset()
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(copied_lab))
+    assert lab.status() == first
 
 
 def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:
