@@ -24,10 +24,10 @@ def folder() -> Path:
         ) from error
 
 
-def lock(file: Path) -> BaseFileLock:
+def lock(file: Path, mode: int = 0o600) -> BaseFileLock:
     """Return the lock on `file`, to be held in a `with` block; the system frees it when its process ends."""
-    # Only for its owner, as some of the files are; and not per thread, so that any thread may free it.
-    return FileLock(file, mode=0o600, thread_local=False)
+    # Not per thread, so that any thread may free it.
+    return FileLock(file, mode=mode, thread_local=False)
 
 
 def replace(file: Path, text: str, mode: int = 0o644) -> None:

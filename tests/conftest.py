@@ -5,7 +5,7 @@ copy of one that is made once for all workers, with the tables loaded, unless th
 """
 
 import os
-import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
 from support.browsers import chromium, forget_scripts
-from support.labs import SESSION, processes_below, slots, sweep
+from support.labs import SESSION, copy, processes_below, slots, sweep
 from support.servers import VARIABLES, forget_servers
 from xdist.scheduler import LoadScopeScheduling
 
@@ -41,6 +41,24 @@ class Scheduling(LoadScopeScheduling):
         return test.partition("[")[0] if module in APART else TOGETHER.get(module, module)
 
 
+# The order of the tests of the guarded lab, so that its server starts once for each guard. The search is the last one.
+GUARDS = [None, "gateway", "gateway, https", "gateway, then basic", "basic", "none", "search"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests of the guarded lab by the guard with which they begin."""
+    places = [place for place, item in enumerate(items) if TOGETHER.get(item.path.stem) == "guarded"]
+
+    def guard(item: pytest.Item) -> int:
+        mark = item.get_closest_marker("guard")
+        last = item.get_closest_marker("search")
+        return GUARDS.index("search" if last else mark.args[0] if mark else None)
+
+    for place, item in zip(places, sorted((items[place] for place in places), key=guard), strict=True):
+        items[place] = item
+
+
+@pytest.hookimpl(optionalhook=True)  # which -p no:xdist lacks
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
 
@@ -51,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[SESSION] = tempfile.mkdtemp(prefix="flows-tests-")
         config.option.basetemp = config.option.basetemp or f"{os.environ[SESSION]}/tmp"
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     # Each of the many processes would compile Prefect again.
     for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
@@ -94,7 +113,7 @@ def template() -> Path:
 def shared_folder(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield the folder of the lab that the tests of a worker share."""
     folder = tmp_path_factory.mktemp("shared") / ".lab"
-    shutil.copytree(template, folder)
+    copy(template, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWS_LAB_DIR", str(folder))
         yield folder
@@ -134,7 +153,7 @@ def new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def copied_lab(new_lab: Path, template: Path) -> Path:
     """Return the folder of a lab of the test's own, which is down, with the tables loaded."""
-    shutil.copytree(template, new_lab)
+    copy(template, new_lab)
     return new_lab
 
 
@@ -142,7 +161,7 @@ def copied_lab(new_lab: Path, template: Path) -> Path:
 def guarded_folder(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield the folder of the lab that `guarded` brings up."""
     folder = tmp_path_factory.mktemp("guarded") / ".lab"
-    shutil.copytree(template, folder)
+    copy(template, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWS_LAB_DIR", str(folder))
         yield folder

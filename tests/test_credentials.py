@@ -16,6 +16,7 @@ from flows import settings
 from flows.api import endpoints, rest, server
 
 
+@pytest.mark.guard("gateway")
 def test_a_user_s_own_header_is_what_is_sent(guarded) -> None:
     url = guarded("gateway")
     key = variables_of("gateway", "right")["PREFECT_API_KEY"]
@@ -24,6 +25,7 @@ def test_a_user_s_own_header_is_what_is_sent(guarded) -> None:
     assert answer(done)["accepted"] and answer(done)["scheme"] == "bearer"
 
 
+@pytest.mark.guard("basic")
 def test_what_is_left_from_another_guard_is_named_and_unset(guarded) -> None:
     """From the gateway to Basic in one shell: the header with the key is still set, and sent."""
     url = guarded("basic")
@@ -42,6 +44,7 @@ def test_what_is_left_from_another_guard_is_named_and_unset(guarded) -> None:
     assert answer(told)["accepted"] and answer(told)["scheme"] == "basic"
 
 
+@pytest.mark.guard("gateway")
 def test_where_a_setting_comes_from_is_said(guarded, tmp_path: Path) -> None:
     url = guarded("gateway")
     profiles = tmp_path / "profiles.toml"
@@ -78,6 +81,7 @@ def test_the_tests_do_not_begin_where_a_profile_holds_credentials(tmp_path: Path
     assert WRONG_KEY not in done.stdout + done.stderr
 
 
+@pytest.mark.guard("gateway")
 @pytest.mark.long
 def test_a_worker_with_what_the_lab_says_to_export(guarded) -> None:
     """Prefect's own commands, in a shell that has run what `lab.py up` printed."""
@@ -110,6 +114,7 @@ def test_a_worker_with_what_the_lab_says_to_export(guarded) -> None:
     eventually(lambda: task_runs(flow_run["id"]) == 3)
 
 
+@pytest.mark.guard("gateway, then basic")
 def test_both_kinds_set_at_once(guarded) -> None:
     url = guarded("gateway")
     both = variables_of("gateway", "right") | {"PREFECT_API_AUTH_STRING": WRONG_PAIR}
@@ -121,6 +126,7 @@ def test_both_kinds_set_at_once(guarded) -> None:
     assert "the former is sent, the latter is not" in answer(done)["detail"]
 
 
+@pytest.mark.guard("basic")
 @pytest.mark.parametrize(
     ("variables", "says"),
     [

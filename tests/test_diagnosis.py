@@ -14,6 +14,7 @@ from flows.api import credentials, diagnosis, endpoints, errors, rest
 from flows.lab import processes
 
 
+@pytest.mark.guard("gateway")
 def test_the_websocket_is_shown_with_and_without_what_the_kit_sets(guarded) -> None:
     url = guarded("gateway")
     done = kit(CHECK, PREFECT_API_URL=url, **variables_of("gateway", "right"))
@@ -21,6 +22,7 @@ def test_the_websocket_is_shown_with_and_without_what_the_kit_sets(guarded) -> N
     assert "With only PREFECT_API_KEY" in done.stdout and "(status 401)" in done.stdout
 
 
+@pytest.mark.guard("none")
 def test_https_to_a_server_that_has_none(guarded) -> None:
     url = guarded("none")
     assert "does not use TLS" in refused(kit(CHECK, PREFECT_API_URL=url.replace("http:", "https:")))

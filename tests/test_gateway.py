@@ -93,6 +93,7 @@ def test_the_matrix(row: list[str], guarded, monkeypatch: pytest.MonkeyPatch) ->
     assert answer(check)["accepted"] is accepted and answer(check)["reachable"] is True
 
 
+@pytest.mark.guard("gateway")
 def test_behind_the_gateway_the_server_has_no_address_of_its_own(guarded, guarded_folder: Path) -> None:
     url = guarded("gateway")
     server = psutil.Process(lab.status().pids["prefect"])
@@ -168,6 +169,7 @@ def mangled(key: str) -> Iterator[bytes]:
         yield line % bytes(guess)
 
 
+@pytest.mark.guard("gateway")
 def test_the_gateway_lets_in_none_of_200_mangled_keys(guarded) -> None:
     url = guarded("gateway")
     key = next(iter(keys.bearer().values())).get_secret_value()
@@ -197,6 +199,7 @@ PATHS = (
 )  # fmt: skip
 
 
+@pytest.mark.guard("gateway")
 def test_no_path_leads_round_the_gateway(guarded) -> None:
     url = guarded("gateway")
     for path in PATHS:
@@ -216,6 +219,7 @@ def test_no_path_leads_round_the_gateway(guarded) -> None:
     assert refusal.headers["www-authenticate"].startswith("Bearer") and "gateway" in refusal.json()["detail"]
 
 
+@pytest.mark.guard("gateway, https")
 def test_https_with_a_certificate_of_its_own(guarded, guarded_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = guarded("gateway", https=True)
     assert url.startswith("https://")
@@ -236,12 +240,14 @@ def test_https_with_a_certificate_of_its_own(guarded, guarded_folder: Path, monk
     assert "expects https" in in_plain
 
 
+@pytest.mark.guard("basic")
 def test_down_and_up_keep_the_guard(guarded) -> None:
     guarded("basic")
     lab.down()
     assert lab.up().auth == "basic", "a guarded server must not come back open"
 
 
+@pytest.mark.guard("none")
 def test_a_gateway_that_forwards_no_websockets_is_found_out(guarded, tmp_path: Path) -> None:
     url = guarded("none")
     port = free_port()

@@ -21,6 +21,7 @@ from flows.api import credentials
 from flows.lab import keys
 
 
+@pytest.mark.guard("gateway")
 def test_secrets_lie_where_only_their_owner_may_read(guarded, guarded_folder: Path) -> None:
     guarded("gateway")
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (guarded_folder / "secrets").iterdir()}
@@ -30,6 +31,7 @@ def test_secrets_lie_where_only_their_owner_may_read(guarded, guarded_folder: Pa
     assert commands and not [secret for secret in secrets() if secret in commands]
 
 
+@pytest.mark.guard("gateway")
 def test_keys_are_issued_rotated_and_revoked_with_no_downtime(guarded) -> None:
     url = guarded("gateway")
 
@@ -86,6 +88,7 @@ def test_keys_are_issued_rotated_and_revoked_with_no_downtime(guarded) -> None:
         keys.revoke("eve")
 
 
+@pytest.mark.guard("gateway")
 def test_secrets_do_not_show(guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     url = guarded("gateway")
     secret = variables_of("gateway", "right")["PREFECT_API_KEY"]

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 from support.commands import LAB, answer, refused, run, start
-from support.labs import kill, processes_below
+from support.labs import SESSION, kill, processes_below
 from support.waiting import eventually
 
 from flows import lab, settings, warehouse
@@ -54,6 +54,7 @@ def test_down_keeps_the_state_and_reset_deletes_it(new_lab: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.long
 def test_two_callers_at_the_same_moment_get_one_lab(new_lab: Path) -> None:
     callers = [start(LAB, "up", "--json") for _ in range(3)]
     labs = [answer(subprocess.CompletedProcess("", 0, *caller.communicate(timeout=200))) for caller in callers]
@@ -89,6 +90,7 @@ def test_a_taken_port_is_left_alone_and_named(new_lab: Path) -> None:
         assert httpx.get(url.removesuffix("/api") + "/ui-settings").json()["api_url"] == url, "its pages find it there"
 
 
+@pytest.mark.long
 def test_two_labs_that_start_at_the_same_moment_take_two_ports(new_lab: Path) -> None:
     folders = [new_lab, new_lab.parent / "other"]
     both = [start(LAB, "up", "--json", FLOWS_LAB_DIR=str(folder)) for folder in folders]
@@ -124,6 +126,7 @@ def test_a_copied_folder_is_a_lab_of_its_own(copied_lab: Path, monkeypatch: pyte
     assert lab.status() == first
 
 
+@pytest.mark.long
 def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:
     url = lab.up().api_url
     httpx.post(f"{url}/concurrency_limits/", json={"tag": "kept", "concurrency_limit": 7}).raise_for_status()
@@ -134,6 +137,7 @@ def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:
     assert httpx.get(f"{url}/concurrency_limits/tag/kept").json()["concurrency_limit"] == 7
 
 
+@pytest.mark.long
 def test_a_process_that_inherited_a_dead_ones_id_is_not_taken_for_it(new_lab: Path) -> None:
     lab.up()
     kill("prefect")
@@ -151,6 +155,7 @@ def test_a_process_that_inherited_a_dead_ones_id_is_not_taken_for_it(new_lab: Pa
         other.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["killed", "half"])
 def test_a_half_made_database_is_made_anew(new_lab: Path, what: str) -> None:
     if what == "killed":
@@ -165,6 +170,7 @@ def test_a_half_made_database_is_made_anew(new_lab: Path, what: str) -> None:
     assert lab.up().running
 
 
+@pytest.mark.long
 def test_up_that_is_killed_while_the_server_starts_is_redone(new_lab: Path) -> None:
     caller = start(LAB, "up")
     eventually(lambda: [found for found in processes_below(new_lab / "prefect") if "uvicorn" in found.cmdline()])
@@ -252,8 +258,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     top = tmp_path_factory.mktemp("copy").resolve()
     top.chmod(0o755)
-    for parent in top.parents[:2]:
-        parent.chmod(0o755)
+    for parent in top.parents:
+        if parent.is_relative_to(Path(os.environ[SESSION]).resolve()):
+            parent.chmod(0o755)
     name = "a folder with spaces and a long name "
     project = top / (name * 5)[: 150 - len(str(top)) - 1].strip().ljust(150 - len(str(top)) - 1, "x")
     ignore = shutil.ignore_patterns(".git", ".venv*", ".lab", "*_cache", "artifacts", "__pycache__")

@@ -91,8 +91,9 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, t
     ):
         eventually(lambda beginning=beginning: shown(beginning))
     running.join()
-    # The server learns that a task run has ended a moment later.
+    # The server learns a moment later that a task run has ended, and what was logged last.
     eventually(lambda: pages.run(id_).task_runs["ended"].notna().all())
+    eventually(lambda: pages.run(id_).logs["message"].str.startswith("Finished in state Failed('Flow run").any())
     page, refreshed = pages.run(id_), refresh.run(early)
     for name in ("task_runs", "logs"):
         pd.testing.assert_frame_equal(getattr(refreshed, name), getattr(page, name))

@@ -80,12 +80,12 @@ def socket_file(home: Path) -> Path:
 def reserved_port(before: str | None) -> Generator[int]:
     """Yield the port of the API address `before` if it is free, else the first free one from FIRST_PORT on.
 
-    No other lab of this user takes it before the block ends, in which a server is to start on it.
+    No other lab on this machine takes it before the block ends, in which a server is to start on it.
     """
     usual = httpx.URL(before).port if before else None
     for port in itertools.chain([usual or FIRST_PORT], itertools.count(FIRST_PORT)):
-        file = Path(tempfile.gettempdir()) / f"flows-{os.getuid()}-{port}.lock"
-        with contextlib.suppress(Timeout), files.lock(file).acquire(timeout=0):
+        file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # the labs of all users agree on it
+        with contextlib.suppress(Timeout), files.lock(file, 0o666).acquire(timeout=0):
             try:
                 if _is_free(port):
                     if port != FIRST_PORT:
@@ -94,7 +94,8 @@ def reserved_port(before: str | None) -> Generator[int]:
                     yield port
                     return
             finally:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it may be another user's
+                    file.unlink()
 
 
 def _answers(client: httpx.Client) -> bool:

@@ -1,6 +1,7 @@
 """The lab's processes and its limit, as a test looks at them."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -10,9 +11,18 @@ import psutil
 import pytest
 
 from flows import lab, limits
+from flows.lab import state
 from support.waiting import eventually
 
 SESSION = "FLOWS_TESTS"  # the folder of all that the tests make, the same for all workers and the processes they start
+# For copies. Labs that start from nothing search from 4200 on, and would take the port of one that just crashed.
+_ports = itertools.count(4300 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+
+
+def copy(template: Path, folder: Path) -> None:
+    """Make `folder` a copy of the lab in `template`, which is down, with a port of its own for its server."""
+    shutil.copytree(template, folder)
+    state.write(folder, {"api_url": f"http://127.0.0.1:{next(_ports)}/api"})
 
 
 def slots() -> int:
