@@ -70,9 +70,5 @@ def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
                 if turn >= 50:  # the first ones warm up
                     taken[way].append(1000 * (time.perf_counter() - called))
     medians = {way: statistics.median(times) for way, times in taken.items()}
-    added = medians["through the gateway"] - medians["past it"]
-    print(
-        "\n" + ", ".join(f"{way} {median:.2f} ms" for way, median in medians.items()), f"(median of 500), +{added:.2f}"
-    )
+    print("\n" + ", ".join(f"{way} {median:.2f} ms" for way, median in medians.items()), "(median of 500)")
     assert medians["through the gateway"] < 10 * medians["past it"]
-    assert added < 5

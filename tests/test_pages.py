@@ -154,7 +154,7 @@ def test_a_run_with_two_thousand_tasks(shared_lab: str, app: AppTest) -> None:
     loads, refreshes, opens = (median(act) for act in (lambda: pages.run(run), lambda: refresh.run(page), opened))
     print(f"\n2,000 task runs: loaded in {loads:.0f} ms, refreshed in {refreshes:.0f}, drawn in {median(drawn):.0f} ms")
     print(f"its page is opened in {opens:.0f} ms (medians of 15)")
-    assert refreshes < loads / 2 and opens < 1500
+    assert refreshes < loads / 2 and opens < 4 * loads
     fill.empty(database)
 
 
