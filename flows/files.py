@@ -1,5 +1,7 @@
 """The lab's folder, and its files that several processes share: locked while they change, replaced as a whole."""
 
+import contextlib
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +30,16 @@ def lock(file: Path, mode: int = 0o600) -> BaseFileLock:
     """Return the lock on `file`, to be held in a `with` block; the system frees it when its process ends."""
     # Not per thread, so that any thread may free it.
     return FileLock(file, mode=mode, thread_local=False)
+
+
+def held(file: Path) -> bool:
+    """Return whether a process holds the lock on `file`: here, in a container, or as another user."""
+    with contextlib.suppress(FileNotFoundError), file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def replace(file: Path, text: str, mode: int = 0o644) -> None:

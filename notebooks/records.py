@@ -1,19 +1,21 @@
 """How the server was before a lesson began, kept in a file, and how it is made like that again."""
 
 import contextlib
+import functools
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import psutil
+from filelock import BaseFileLock
 
-from flows import lab, limits, settings
+from flows import files, lab, limits, settings
 from flows.api import endpoints, limit_endpoints, rest, server
-from flows.lab import keys, processes
+from flows.lab import keys
 
+_KERNEL = uuid.uuid4().hex  # an id of this kernel, since a process id means nothing in another container
 PREFIX = "lesson"  # the names of all that the lessons make on the server start with this, and so it can be removed
 
 
@@ -21,7 +23,6 @@ PREFIX = "lesson"  # the names of all that the lessons make on the server start 
 class Record:
     """How the server was before a lesson began; of its flows and work pools, those whose names start with PREFIX."""
 
-    mark: tuple[int, float]  # of the lesson's kernel
     api_url: str
     auth: str | None  # how the lab checks its callers; None if the server is not the lab's
     since: str
@@ -31,29 +32,28 @@ class Record:
 
 
 def file() -> Path:
-    """Return the file with the record of this kernel's lesson."""
+    """Return the file with the record of this kernel's lesson; the kernel holds the lock on it while it lives."""
     folder = settings.read().flows_lab_dir / "lessons"
     folder.mkdir(exist_ok=True)
-    return folder / f"{os.getpid()}.json"
+    return folder / f"{_KERNEL}.json"
 
 
 def write(url: str) -> None:
     """Record how the server at `url` is now."""
-    mark = processes.Mark(os.getpid(), psutil.Process().create_time())
     auth = lab.status().auth if server.is_lab(url) else None
     first = next(_running(), None)
     if first:  # what another lesson has made in the meantime is not to be kept
         before = first.since, first.limits, first.flows, first.work_pools
     else:
         before = datetime.now(timezone.utc).isoformat(), _limits(), list(_flows()), _work_pools()
-    file().write_text(json.dumps(asdict(Record(mark, url, auth, *before))))
+    _lock(file()).acquire()
+    file().write_text(json.dumps(asdict(Record(url, auth, *before))))
 
 
 def clean_up_interrupted() -> None:
     """Put back what lessons changed whose kernels have ended without `lessons.end`, or that were begun here before."""
     for path in file().parent.glob("*.json"):
-        record = _read(path)
-        if record is None or not _runs_elsewhere(record):
+        if not _runs_elsewhere(path):
             put_back(path, interrupted=True)
 
 
@@ -68,6 +68,14 @@ def put_back(path: Path, interrupted: bool = False) -> None:
             _remove_made(record, interrupted)
         _put_limits_back(record.limits, interrupted, last)
     path.unlink(missing_ok=True)
+    _lock(path).release()
+    path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+@functools.cache
+def _lock(path: Path) -> BaseFileLock:
+    """Return the lock on the record in the file `path`; it would be freed if this were to be forgotten."""
+    return files.lock(path.with_suffix(".lock"))
 
 
 def _read(path: Path) -> Record | None:
@@ -81,13 +89,13 @@ def _running() -> Iterator[Record]:
     """Yield the records of the lessons that run now in other kernels."""
     for path in file().parent.glob("*.json"):
         record = _read(path)
-        if record and _runs_elsewhere(record):
+        if record and _runs_elsewhere(path):
             yield record
 
 
-def _runs_elsewhere(record: Record) -> bool:
-    kernel = processes.find(processes.Mark(*record.mark))
-    return kernel is not None and kernel.pid != os.getpid()
+def _runs_elsewhere(path: Path) -> bool:
+    """Return whether the record in the file `path` is of a kernel that lives, and not of this one."""
+    return path != file() and files.held(path.with_suffix(".lock"))
 
 
 def _put_access_back(auth: str, https: bool) -> None:

@@ -170,8 +170,8 @@ def test_a_server_that_asks_for_csrf_tokens_is_recognised(new_lab: Path, monkeyp
     usual = processes.start
     csrf = {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}
 
-    def start(*arguments: Any, environment: dict[str, str], **options: Any) -> processes.Mark:
-        return usual(*arguments, environment=environment | csrf, **options)
+    def start(*arguments: Any, chosen: dict[str, str], **options: Any) -> int:
+        return usual(*arguments, chosen=chosen | csrf, **options)
 
     monkeypatch.setattr(processes, "start", start)
     lab.up()

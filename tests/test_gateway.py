@@ -264,14 +264,12 @@ def test_a_gateway_that_forwards_no_websockets_is_found_out(guarded, tmp_path: P
             return httpx.get(f"{front}/health").status_code == 200
         return False
 
-    mark = processes.start(
-        "Caddy", command, folder=tmp_path, log=tmp_path / "log", environment=os.environ, answers=answers
-    )
+    pid = processes.start("Caddy", command, folder=tmp_path, log=tmp_path / "log", chosen={}, answers=answers)
     try:
         done = kit(CHECK, "--json", PREFECT_API_URL=front)
         assert done.returncode == 1 and "without a record of their task runs" in answer(done)["detail"]
     finally:
-        processes.stop([psutil.Process(mark.pid)], signal.SIGTERM)
+        processes.stop([psutil.Process(pid)], signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +305,7 @@ def test_the_key_stops_at_the_gateway(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"
     try:
         (tmp_path / "keys").write_text("Bearer pnu_secret-of-ana\n")
-        mark = gateway.start(tmp_path / "gateway", tmp_path / "log", url, place, tmp_path / "keys")
+        gateway.start(tmp_path / "gateway", tmp_path / "log", url, place, tmp_path / "keys")
         httpx.get(f"{url}/x?y=1", headers={"Authorization": "Bearer pnu_secret-of-ana", "Kept": "yes"})
         assert len(heard) == 1 and heard[0]["Kept"] == "yes"
         assert "secret-of-ana" not in json.dumps(heard)
@@ -316,7 +314,7 @@ def test_the_key_stops_at_the_gateway(tmp_path: Path) -> None:
         upstream.shutdown()
         upstream.server_close()
         place.unlink()
-    assert processes.find(mark) is None
+    assert not processes.lives(tmp_path / "gateway")
     assert "secret-of-ana" not in (tmp_path / "log").read_text()
 
 

@@ -6,7 +6,6 @@ paths can be bypassed.
 """
 
 import contextlib
-import os
 import signal
 from pathlib import Path
 from string import Template
@@ -18,8 +17,8 @@ from flows.lab import packages, processes
 CADDYFILE = Template(Path(__file__).with_name("Caddyfile").read_text())
 
 
-def start(folder: Path, log: Path, url: str, socket: Path, keys: Path) -> processes.Mark:
-    """Start a gateway at `url` in front of the server at `socket`, and wait until it answers.
+def start(folder: Path, log: Path, url: str, socket: Path, keys: Path) -> int:
+    """Start a gateway at `url` in front of the server at `socket`, and return its process id once it answers.
 
     It accepts callers whose `Authorization` header is a line of the file `keys`, `Bearer …`. For an https address it
     makes a certificate, signed by an authority of its own (`certificate`). Raises CannotRun if it does not start.
@@ -35,15 +34,16 @@ def start(folder: Path, log: Path, url: str, socket: Path, keys: Path) -> proces
         CADDYFILE.substitute(folder=folder, sites=sites, tls=tls, keys=keys, socket=socket)
     )
     command = [_program(), "run", "--config", "Caddyfile"]
-    environment = os.environ | {"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    chosen = {"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     return processes.start(
-        "The gateway", command, folder=folder, log=log, environment=environment, answers=lambda: _answers(url)
+        "The gateway", command, folder=folder, log=log, chosen=chosen, answers=lambda: _answers(url), port=port
     )
 
 
 def stop(folder: Path) -> None:
     """Stop the gateway whose files are in `folder`, whoever started it."""
-    processes.stop(processes.working_in(folder, "caddy"), signal.SIGTERM)
+    processes.stop(processes.working_in(folder, "caddy run"), signal.SIGTERM)
+    processes.check_seen(folder, "caddy run")
 
 
 def certificate(folder: Path) -> Path:
@@ -62,5 +62,5 @@ def _program() -> str:
 def _answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         # Nothing secret is sent, so that it does not matter here who signed its certificate.
-        return httpx.get(f"{url}/health", verify=False, timeout=2).status_code == 401
+        return httpx.get(f"{url}/health", verify=False, trust_env=False, timeout=2).status_code == 401
     return False

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import psycopg
 from psycopg import sql
 
 from flows import limits, settings, versions
@@ -49,8 +48,16 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
             if here is None:
                 raise CannotRun("Prefect is not installed here. Run uv sync, or name a server with PREFECT_API_URL.")
             _stop_server(folder)
-            with prefect_server.reserved_port(before.get("api_url")) as port:
-                _start_server(folder, auth, f"{'https' if https else 'http'}://127.0.0.1:{port}/api", here)
+            scheme, started = "https" if https else "http", False
+            while not started:
+                with prefect_server.reserved_port(before.get("api_url")) as port:
+                    try:
+                        _start_server(folder, auth, f"{scheme}://127.0.0.1:{port}/api", here)
+                        started = True
+                    except CannotRun:
+                        if prefect_server.is_free(port):
+                            raise
+                        # Another program took the port in the meantime.
         return _describe(folder)
 
 
@@ -86,27 +93,27 @@ def database(name: str) -> str:
 
 def _start_postgres(folder: Path) -> None:
     """Start the lab's PostgreSQL, with its databases and roles, unless it runs."""
-    if processes.find(state.marks().get("postgres")):
+    data, facts = folder / "postgres", state.read()
+    pid = postgres.running(data)
+    if pid and pid == facts.get("pids", {}).get("postgres"):
         return
     if shutil.disk_usage(folder).free < 150e6:
         raise CannotRun(
             f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR to another disk."
         )
-    data = folder / "postgres"
-    mark = postgres.start(data, folder / "logs" / "postgres.log")
-    with psycopg.connect(postgres.url(data, "postgres"), autocommit=True) as connection:
+    pid = pid or postgres.start(data, folder / "logs" / "postgres.log")
+    with postgres.connect(postgres.url(data, "postgres")) as connection:
         for role, connections in (("prefect", -1), ("etl", limits.DEFAULT)):
             if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
             connection.execute(sql.SQL("alter role {} connection limit {}").format(sql.Identifier(role), connections))
     _create_database(data, "warehouse", "postgres")
-    before = state.read()
     warehouse = postgres.url(data, "warehouse", "etl")
-    state.write(folder, before | {"warehouse_url": warehouse, "marks": before.get("marks", {}) | {"postgres": mark}})
+    state.write(folder, facts | {"warehouse_url": warehouse, "pids": facts.get("pids", {}) | {"postgres": pid}})
 
 
 def _create_database(data: Path, name: str, owner: str) -> None:
-    with psycopg.connect(postgres.url(data, "postgres"), autocommit=True) as connection:
+    with postgres.connect(postgres.url(data, "postgres")) as connection:
         if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
             names = sql.Identifier(name), sql.Identifier(owner)
             connection.execute(sql.SQL("create database {} owner {}").format(*names))
@@ -126,7 +133,8 @@ def _server_answers(folder: Path) -> bool:
     lab = _describe(folder)
     with contextlib.suppress(httpx.HTTPError):
         # 401 is the gateway's answer, or the server's own with --auth basic.
-        return lab.running and httpx.get(f"{lab.api_url}/health", timeout=10, verify=False).status_code in (200, 401)
+        asked = lab.running and httpx.get(f"{lab.api_url}/health", timeout=30, verify=False, trust_env=False)
+        return bool(asked and asked.status_code in (200, 401))
     return False
 
 
@@ -135,13 +143,13 @@ def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     before, home, logs = state.read(), folder / "prefect", folder / "logs"
     https = url.startswith("https:")
     facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version}
-    marks = {"postgres": before["marks"]["postgres"]}
+    pids = {"postgres": before["pids"]["postgres"]}
     if auth == "gateway":
         sockets.make_private(sockets.folder(home))
         keys.bearer()  # makes the first one
         # Before the server, because the port that was just found free is the gateway's.
         socket = prefect_server.socket_file(home)
-        marks["gateway"] = gateway.start(folder / "gateway", logs / "gateway.log", url, socket, keys.bearer_file())
+        pids["gateway"] = gateway.start(folder / "gateway", logs / "gateway.log", url, socket, keys.bearer_file())
         facts["key_file"] = str(keys.bearer_file())
     if auth == "basic":
         facts["auth_string_file"] = str(keys.auth_string_file())
@@ -150,7 +158,7 @@ def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     database = prefect_server.database_name(version)
     _create_database(folder / "postgres", database, "prefect")
     try:
-        marks["prefect"] = prefect_server.start(
+        pids["prefect"] = prefect_server.start(
             home,
             logs / "prefect-server.log",
             postgres.url(folder / "postgres", database, "prefect"),
@@ -161,7 +169,7 @@ def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     except BaseException:
         _stop_server(folder)  # the gateway
         raise
-    state.write(folder, facts | {"warehouse_url": before["warehouse_url"], "marks": marks})
+    state.write(folder, facts | {"warehouse_url": before["warehouse_url"], "pids": pids})
 
 
 def _stop(folder: Path) -> None:
@@ -176,11 +184,12 @@ def _stop_server(folder: Path) -> None:
 
 
 def _describe(folder: Path) -> Lab:
-    facts, marks = state.read(), state.marks()
-    pids = {name: mark.pid for name, mark in marks.items() if processes.find(mark)}
+    facts = state.read()
+    started = facts.get("pids", {})
+    pids = {name: pid for name, pid in started.items() if processes.lives(folder / name)}
     version, database = facts.get("prefect_version"), None
     if version and "postgres" in pids:
         database = postgres.url(folder / "postgres", prefect_server.database_name(version))
-    if "prefect" in pids and pids.keys() == marks.keys():
+    if "prefect" in pids and pids.keys() == started.keys():
         return Lab(True, facts["api_url"], version, facts["auth"], database, pids)
     return Lab(database=database, pids=pids)

@@ -11,6 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
@@ -31,6 +33,9 @@ OPTIONS = {
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
 }
+SERVER, ANY = "postgres -D", "postgres( -D|: )"  # its command line; also the titles of its children
+PLAIN = {"LC_ALL": "C", "TZ": "UTC"}  # environment variables for PostgreSQL's programs
+PATIENCE = 30  # seconds for a server that starts, or recovers after the crash of a connection
 # PostgreSQL refuses to run as root. Under root it runs as `nobody`, who may pass the folders that only root
 # may enter: a project below /root works, and no file has to be copied out of it.
 AS_NOBODY = ["setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups"]
@@ -59,42 +64,85 @@ def url(data: Path, database: str, role: str = "postgres") -> str:
     return f"postgresql://{role}@/{database}?host={sockets.folder(data)}"
 
 
-def start(data: Path, log: Path) -> processes.Mark:
-    """Start a server on the folder `data`, made first if it does not exist or is incomplete; wait until it answers.
+def running(data: Path) -> int | None:
+    """Return the process id of the server on the folder `data`; None if none runs, or none that anybody can reach.
 
-    `data` may be a copy of a stopped server's folder. Raises CannotRun if the server does not start.
+    Raises CannotRun if it lives where nothing can be said about it, or stands still: its data must not be touched.
     """
-    processes.stop(processes.working_in(data, "postgres"), signal.SIGKILL)
+    processes.check_seen(data, ANY)
+    servers = processes.working_in(data, SERVER)  # without what is left of one that crashed
+    pid, socket = servers[0].pid if servers else None, sockets.folder(data) / ".s.PGSQL.5432"
+    deadline = time.monotonic() + PATIENCE
+    while pid and socket.exists():
+        if _answers(data):
+            return pid
+        if time.monotonic() > deadline:
+            remedy = f"Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid}), then try again."
+            raise CannotRun(f"The lab's PostgreSQL (process {pid}) stands still: it gives no answer. {remedy}")
+        time.sleep(0.1)
+    if pid and _sees(pid, socket):
+        why = f"but not in the /tmp of this program, so that {socket} is hidden. Run the kit where it runs"
+        raise CannotRun(f"The lab's PostgreSQL (process {pid}) runs, {why}, or set FLOWS_LAB_DIR to have another lab.")
+    return None
+
+
+def start(data: Path, log: Path) -> int:
+    """Start a server on the folder `data`, made first if it does not exist or is incomplete.
+
+    Return its process id once it answers. `data` may be a copy of a stopped server's folder. What is left of a server
+    that is not `running` is ended. Raises CannotRun if the server does not start.
+    """
+    stop(data)
     # It names a process that has just been seen to be gone; another process may have its id by now.
     (data / "postmaster.pid").unlink(missing_ok=True)
     if not all((data / name).is_file() for name in ("PG_VERSION", "postgresql.conf", "global/pg_control")):
         _create(data, log)
     _check_version(data)
     folder = sockets.folder(data)
-    shutil.rmtree(folder, ignore_errors=True)
     sockets.make_private(folder)
     if os.getuid() == 0:
         _give_to_nobody(folder, data)
     command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder)]
     for name, value in OPTIONS.items():
         command += ["-c", f"{name}={value}"]
-    return processes.start(
-        "PostgreSQL", command, folder=data, log=log, environment=_environment(), answers=lambda: _answers(data)
-    )
+    return processes.start("PostgreSQL", command, folder=data, log=log, chosen=PLAIN, answers=lambda: _answers(data))
 
 
 def stop(data: Path) -> None:
     """Stop the server on the folder `data` and close its connections; the data stay."""
-    # Only the postmaster has options: the processes of its connections have titles in place of them.
-    processes.stop(processes.working_in(data, "postgres -D"), signal.SIGINT)
-    processes.stop(processes.working_in(data, "postgres"), signal.SIGKILL)
+    processes.stop(processes.working_in(data, SERVER), signal.SIGINT)
+    processes.stop(processes.working_in(data, ANY), signal.SIGKILL)
+    processes.check_seen(data, ANY)
     shutil.rmtree(sockets.folder(data), ignore_errors=True)
 
 
+@contextlib.contextmanager
+def connect(address: str) -> Generator[psycopg.Connection]:
+    """Yield a connection to the lab's server at `address`, which commits each statement.
+
+    The user's own PG… variables, which steer libpq past what the address says, do not count.
+    """
+    steering = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        connection = psycopg.connect(address, autocommit=True, connect_timeout=5)
+    finally:
+        os.environ.update(steering)
+    with connection:
+        yield connection
+
+
 def _answers(data: Path) -> bool:
-    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url(data, "postgres")):
+    with contextlib.suppress(psycopg.OperationalError), connect(url(data, "postgres")):
         return True
     return False
+
+
+def _sees(pid: int, path: Path) -> bool:
+    """Return whether `path` exists for the process `pid`, whose /tmp may be another one."""
+    try:
+        return Path(f"/proc/{pid}/root{path}").exists()
+    except PermissionError:
+        return True
 
 
 def _create(data: Path, log: Path) -> None:
@@ -104,7 +152,9 @@ def _create(data: Path, log: Path) -> None:
     shutil.rmtree(data, ignore_errors=True)
     command = [*_as_owner(), str(programs() / "initdb"), "-D", str(new), "-U", "postgres"]
     command += ["-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-    made = subprocess.run(command, cwd=data.parent, env=_environment(), capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        command, cwd=data.parent, env=processes.environment(PLAIN), capture_output=True, text=True, check=False
+    )
     with log.open("a") as file:
         file.write(made.stdout + made.stderr)
     if made.returncode:
@@ -144,9 +194,3 @@ def _give_to_nobody(folder: Path, data: Path) -> None:
     copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
     for path in [folder, *copied]:
         os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
-
-
-def _environment() -> dict[str, str]:
-    # PG* variables steer PostgreSQL's programs, the user's own database settings among them.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return kept | {"LC_ALL": "C", "TZ": "UTC"}

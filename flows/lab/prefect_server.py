@@ -6,7 +6,6 @@ It listens only on loopback. docs/concurrency_guide.md shows what each setting i
 import contextlib
 import functools
 import itertools
-import os
 import shutil
 import signal
 import socket
@@ -14,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 from filelock import Timeout
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from flows import files, versions
 from flows.lab import processes, slots, sockets
+from flows.settings import CannotRun
 
 FIRST_PORT = 4200
 WORK_POOL = "flows"
@@ -31,15 +32,14 @@ def database_name(version: str) -> str:
     return "prefect" + version.split(".")[0]
 
 
-def start(
-    home: Path, log: Path, address: str, url: str, *, behind_gateway: bool, auth_string: SecretStr | None
-) -> processes.Mark:
-    """Start a server with its API at `url`, and wait until it answers. It has the work pool WORK_POOL.
+def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool, auth_string: SecretStr | None) -> int:
+    """Start a server with its API at `url`; return its process id once it answers. It has the work pool WORK_POOL.
 
     Its files are in `home`, its database is at `address`. With `behind_gateway` it listens only on `socket_file`, in a
     private folder, and the gateway answers at `url`. With an `auth_string` it requires Basic authentication.
     Raises CannotRun if it does not start.
     """
+    written = log.stat().st_size if log.exists() else 0
     if versions.line(versions.here()).leases:
         slots.recount(home, address)
     origin = url.removesuffix("/api")
@@ -47,27 +47,38 @@ def start(
     # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--log-level", "warning"]
-    environment = _environment(home, address, origin)
-    basic = transport = None
+    chosen = _variables(home, address, origin)
+    basic = transport = port = None
     if behind_gateway:
         command += ["--uds", str(socket_file(home))]
         transport = httpx.HTTPTransport(uds=str(socket_file(home)))
     else:
-        command += ["--host", "127.0.0.1", "--port", str(httpx.URL(url).port)]
+        port = httpx.URL(url).port
+        command += ["--host", "127.0.0.1", "--port", str(port)]
     if auth_string is not None:
-        environment["PREFECT_SERVER_API_AUTH_STRING"] = auth_string.get_secret_value()
+        chosen["PREFECT_SERVER_API_AUTH_STRING"] = auth_string.get_secret_value()
         basic = httpx.BasicAuth(*auth_string.get_secret_value().split(":", 1))
-    with httpx.Client(base_url=url.replace("https:", "http:"), auth=basic, transport=transport, timeout=30) as client:
+    how: Any = {"auth": basic, "transport": transport, "trust_env": False, "timeout": 30}
+    with httpx.Client(base_url=url.replace("https:", "http:"), **how) as client:
         answers = functools.partial(_answers, client)
-        return processes.start(
-            "The Prefect server", command, folder=home, log=log, environment=environment, answers=answers
-        )
+        try:
+            return processes.start(
+                "The Prefect server", command, folder=home, log=log, chosen=chosen, answers=answers, port=port
+            )
+        except CannotRun:
+            if b"Can't locate revision" not in log.read_bytes()[written:]:
+                raise
+            raise CannotRun(
+                f"The lab's database was made by a newer Prefect than {versions.here()}, which is installed here."
+                " Install the newer one, or delete the lab's data with scripts/lab.py reset."
+            ) from None
 
 
 def stop(home: Path) -> None:
     """Stop the server whose files are in `home`, whoever started it."""
     how = signal.SIGTERM if versions.line(versions.here()).stops else signal.SIGKILL
-    processes.stop(processes.working_in(home, "prefect"), how)
+    processes.stop(processes.working_in(home, r"prefect\.server"), how)
+    processes.check_seen(home, r"prefect\.server")
     shutil.rmtree(socket_file(home).parent, ignore_errors=True)
 
 
@@ -87,7 +98,7 @@ def reserved_port(before: str | None) -> Generator[int]:
         file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # the labs of all users agree on it
         with contextlib.suppress(Timeout), files.lock(file, 0o666).acquire(timeout=0):
             try:
-                if _is_free(port):
+                if is_free(port):
                     if port != FIRST_PORT:
                         notice = f"(port {FIRST_PORT} is in use by another program; this server uses {port})"
                         print(notice, file=sys.stderr, flush=True)
@@ -108,8 +119,8 @@ def _answers(client: httpx.Client) -> bool:
     return False
 
 
-def _environment(home: Path, address: str, origin: str) -> dict[str, str]:
-    chosen = {
+def _variables(home: Path, address: str, origin: str) -> dict[str, str]:
+    return {
         "PREFECT_HOME": str(home),
         "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -117,16 +128,15 @@ def _environment(home: Path, address: str, origin: str) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # Its own pages would look for it on port 4200, wherever it listens.
-        "PREFECT_UI_API_URL": f"{origin}/api",
+        # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
+        "PREFECT_UI_API_URL": "/api",
         # Beside the state, so that two labs that share an environment do not write the same files.
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
     }
-    # The user's own PREFECT_ variables are meant for clients, and would change the server too.
-    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | chosen
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Return whether a server can listen on `port`."""
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))

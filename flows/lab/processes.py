@@ -1,47 +1,60 @@
-"""Processes that outlive the program that started them: start, recognise and stop them."""
+"""Processes that outlive the program that started them: start, recognise and stop them.
+
+Each of them works in a folder of its own, and it and its children hold a lock on the file `FOLDER.lock`. That tells
+whether one of them lives also after a step of the clock, in another container, or as another user.
+"""
 
 import contextlib
+import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT
-from typing import NamedTuple
 
 import psutil
 
+from flows import files
 from flows.settings import CannotRun
 
 SECONDS = 120  # how long a server may take to start
 Probe = Callable[[], bool]  # whether a server answers
-
-
-class Mark(NamedTuple):
-    """What tells a process from a later one that was given the same id."""
-
-    pid: int
-    created: float
+# All that the lab's servers are told of the user's environment, beside LC_… and FLOWS_…: other variables would steer
+# PostgreSQL (PG…), Prefect (PREFECT_…), uvicorn (WEB_CONCURRENCY), httpx (proxies, certificates) and Python.
+KEPT = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
+KEPT |= {"PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"}
 
 
 def start(
-    name: str, command: Sequence[str], *, folder: Path, log: Path, environment: Mapping[str, str], answers: Probe
-) -> Mark:
-    """Start `command` in `folder`, detached, with its output appended to `log`, and wait until it `answers`.
+    name: str,
+    command: Sequence[str],
+    *,
+    folder: Path,
+    log: Path,
+    chosen: Mapping[str, str],
+    answers: Probe,
+    port: int | None = None,
+) -> int:
+    """Start `command` in `folder`, detached, with its output appended to `log`; return its id once it `answers`.
 
-    Raises CannotRun, with the log's last line, if it ends first or does not answer within SECONDS; it is then stopped.
-    `name` is what the message calls it.
+    With a `port`, an answer counts only if the process itself listens there, and not another program. Raises CannotRun,
+    with the log's last line, if it ends first or does not answer within SECONDS; it is then stopped. `name` is what the
+    message calls it, and `chosen` are environment variables, added as `environment` does.
     """
-    with log.open("ab") as output:
+    with log.open("ab") as output, folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # which the process inherits with the open file
         # A session of its own: Ctrl-C, or a notebook's kernel that is ended, does not reach it.
         process = psutil.Popen(
-            command, cwd=folder, env=environment, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
-        )
+            command, cwd=folder, env=environment(chosen), stdin=DEVNULL, stdout=output, stderr=STDOUT,
+            start_new_session=True, pass_fds=[lock.fileno()],
+        )  # fmt: skip
     deadline = time.monotonic() + SECONDS
     try:
         while process.poll() is None:
-            if answers():
-                return Mark(process.pid, process.create_time())
+            if (port is None or _listens(process, port)) and answers():
+                return process.pid
             if time.monotonic() > deadline:
                 raise CannotRun(f"{name} gave no answer within {SECONDS} seconds. {_last_line(log)}")
             time.sleep(0.05)
@@ -51,27 +64,35 @@ def start(
         raise
 
 
-def find(mark: Mark | None) -> psutil.Process | None:
-    """Return the running process that `mark` was given to, or None. A zombie does not count as running."""
-    if mark is None:
-        return None
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(mark.pid)
-        if abs(process.create_time() - mark.created) < 1 and process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    return None
+def environment(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return what is KEPT of the user's environment, with the `chosen` variables."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(("LC_", "FLOWS_"))}
+    return kept | dict(chosen)
 
 
-def working_in(folder: Path, name: str) -> list[psutil.Process]:
-    """Return the processes that work in `folder` and have `name` in their command line, whoever started them."""
+def lives(folder: Path) -> bool:
+    """Return whether a process that was started in `folder` lives, or a child of it, wherever it runs."""
+    return files.held(folder.with_suffix(".lock"))
+
+
+def check_seen(folder: Path, command: str) -> None:
+    """Raise CannotRun if a process that was started in `folder` lives, but none is seen (`working_in`) from here."""
+    if lives(folder) and not working_in(folder, command):
+        raise CannotRun(
+            f"The lab's {folder.name} in {folder.parent} runs in another container, or as another user. Use the lab"
+            " there, stop it there (python scripts/lab.py down), or set FLOWS_LAB_DIR to have another lab here."
+        )
+
+
+def working_in(folder: Path, command: str) -> list[psutil.Process]:
+    """Return the processes that work in `folder` and whose command lines match the pattern `command`."""
     working = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if (
                 process.cwd().removesuffix(" (deleted)") == str(folder)
-                and name in " ".join(process.cmdline())
+                and re.search(command, " ".join(process.cmdline()))
                 and process.status() != psutil.STATUS_ZOMBIE
-                and process.pid != os.getpid()
             ):
                 working.append(process)
     return working
@@ -91,6 +112,12 @@ def stop(processes: Sequence[psutil.Process], how: signal.Signals) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, 10)
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(one.laddr.port == port for one in process.net_connections() if one.status == psutil.CONN_LISTEN)
+    return False
 
 
 def _last_line(log: Path) -> str:

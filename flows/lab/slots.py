@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import psycopg
+from flows.lab import postgres
 
 
 def recount(home: Path, address: str) -> None:
@@ -23,7 +23,7 @@ def recount(home: Path, address: str) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             lease = json.loads(file.read_text())
             taken.update(dict.fromkeys(lease["resource_ids"], lease["metadata"]["slots"]))
-    with psycopg.connect(address) as connection:
+    with postgres.connect(address) as connection:
         if connection.execute("select to_regclass('concurrency_limit_v2')").fetchone() == (None,):
             return
         for (limit,) in connection.execute("select id::text from concurrency_limit_v2").fetchall():

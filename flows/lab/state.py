@@ -7,7 +7,7 @@ api_url, prefect_version           of its server, while it runs
 key_file, auth_string_file         where its credentials are, if it asks for any
 certificate                        of the authority that signed the gateway's
 warehouse_url                      for the role `etl`, while PostgreSQL runs
-marks                              its processes, by name
+pids                               of its processes, by name, as its starter sees them
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from typing import Any
 
 from flows import files, settings
 from flows.api import server
-from flows.lab.processes import Mark
 from flows.settings import CannotRun
 
 
@@ -50,11 +49,6 @@ def read() -> dict[str, Any]:
 def lasting(facts: dict[str, Any]) -> dict[str, Any]:
     """Return those of the `facts` that stay true when the lab is stopped: how its callers are checked."""
     return {key: facts[key] for key in ("auth", "https") if key in facts}
-
-
-def marks() -> dict[str, Mark]:
-    """Return the marks of the lab's processes, running or not, by name."""
-    return {name: Mark(*mark) for name, mark in read().get("marks", {}).items()}
 
 
 def write(folder: Path, facts: dict[str, Any]) -> None:
