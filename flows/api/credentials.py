@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import re
 import ssl
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
@@ -103,24 +105,38 @@ def masked(secret: SecretStr) -> str:
 
 
 def trust() -> ssl.SSLContext | bool:
-    """Return httpx's `verify`: which certificates are trusted, as in Prefect's client.
+    """Return httpx's `verify`: which certificates are trusted, as in Prefect's client. An http address needs none.
 
-    Those in PREFECT_API_SSL_CERT_FILE if it is set; all if PREFECT_API_TLS_INSECURE_SKIP_VERIFY is true.
+    Those in PREFECT_API_SSL_CERT_FILE, or in SSL_CERT_FILE, if one is set; all if PREFECT_API_TLS_INSECURE_SKIP_VERIFY
+    is true. Raises CannotRun if that file has none.
     """
     known = settings.read()
-    if known.prefect_api_tls_insecure_skip_verify:
+    if known.prefect_api_tls_insecure_skip_verify or (known.prefect_api_url or "").startswith("http:"):
         return False
-    if known.prefect_api_ssl_cert_file is None:
-        return True
+    for name, file in (
+        ("PREFECT_API_SSL_CERT_FILE", known.prefect_api_ssl_cert_file),
+        ("SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE")),
+    ):
+        if wrong := _unreadable(file):
+            next_step = f"Set {name} to a file with PEM certificates, or unset it."
+            raise CannotRun(f"{name} is {file}, which contains no certificate ({wrong}). {next_step}")
+        if file:
+            return ssl.create_default_context(cafile=file)
+    return True
+
+
+@functools.cache  # it takes 15 ms, and is asked before each request
+def _unreadable(certificates: Path | str | None) -> str | None:
+    """Return why the file of `certificates` cannot be used; None if it can, or is not set."""
     try:
-        return ssl.create_default_context(cafile=known.prefect_api_ssl_cert_file.expanduser())
+        ssl.create_default_context(cafile=certificates) if certificates else None
     except OSError as error:
-        what = f"PREFECT_API_SSL_CERT_FILE is {known.prefect_api_ssl_cert_file}, which contains no certificate"
-        raise CannotRun(f"{what} ({error.strerror or error}). Set it to a file with PEM certificates.") from None
+        return error.strerror or str(error)
+    return None
 
 
 def use(
-    url: str, key: SecretStr | None = None, auth_string: SecretStr | None = None, certificate: object = None
+    url: str, key: SecretStr | None = None, auth_string: SecretStr | None = None, certificate: Path | str | None = None
 ) -> None:
     """Make this process, its children, and Prefect if it is imported, use the server at `url` with these credentials.
 
@@ -135,6 +151,9 @@ def use(
         custom["Authorization"] = f"Bearer {key.get_secret_value()}"
         os.environ[_ADDED] = "1"
     trusted = os.environ.pop(_FORMER, os.environ.get("SSL_CERT_FILE", ""))
+    if url.startswith("http:"):  # clients read these all the same, and stop if they cannot
+        trusted = "" if _unreadable(trusted) else trusted
+        certificate = None if _unreadable(certificate) else certificate
     if certificate and versions.certificate_variable() == "SSL_CERT_FILE":
         os.environ[_FORMER], trusted = trusted, str(certificate)
     values = {
@@ -150,6 +169,8 @@ def use(
             os.environ[name] = value
         else:
             os.environ.pop(name, None)
+    if url.startswith("http:") and not certificate:  # it may also stand in .env or in the profile
+        os.environ["PREFECT_API_SSL_CERT_FILE"] = ""
     _refresh_prefect()
 
 

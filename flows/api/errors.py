@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from flows.api import environment
 from flows.settings import CannotRun, Refused
 
 
@@ -44,6 +45,11 @@ def unreachable(url: str, error: Exception) -> CannotRun:
         seconds = error.request.extensions["timeout"][waited_for]
         next_step = "Request less data, or check that the server is running and that no firewall is in the way."
         return CannotRun(f"{url} did not answer within {seconds:g} s. {next_step}")
+    through = environment.proxy(url)
+    if through and isinstance(error, httpx.TransportError):
+        return CannotRun(
+            f"{server} cannot be reached through the proxy in {through} ({text}). Correct or unset {through}."
+        )
     if isinstance(error, httpx.ConnectError):
         if any(words in text for words in ("Name or service", "nodename", "name resolution")):
             return CannotRun(f"No machine has the name {httpx.URL(url).host}. Correct PREFECT_API_URL.")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from flows import settings, versions
-from flows.api import address, credentials
+from flows.api import address, credentials, environment
 from flows.settings import CannotRun
 
 OF_LAB = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL if the kit, not the user, chose the lab's server
@@ -74,6 +74,7 @@ def _named() -> str | None:
     if url is None or url == os.environ.get(OF_LAB):
         return None
     address.check(url)
+    environment.prepare(url, own_database=known.warehouse_url is None)
     credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
     return url
 
@@ -86,6 +87,7 @@ def _use_lab() -> str:
         next_step = "Start the lab (python scripts/lab.py up), or set it."
         raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
     os.environ[OF_LAB] = url
+    environment.prepare(url, own_database=settings.read().warehouse_url is None)
     key, auth_string = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file"))
     credentials.use(url, key, auth_string, lab.get("certificate"))
     return url
