@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NoReturn
@@ -53,8 +54,11 @@ def print_json(answer: Mapping[str, Any]) -> None:
 def run(main: Callable[[], int]) -> NoReturn:
     """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line if it cannot run.
 
-    Credentials that the server refuses count as a no.
+    Credentials that the server refuses count as a no. SIGTERM and SIGHUP interrupt it as Ctrl-C does.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, signal.default_int_handler)
     try:
         code = main()
     except CannotRun as error:

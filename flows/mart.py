@@ -1,7 +1,8 @@
 """Where results go: each run's staging folder, and the mart, a DuckDB file with a table for each query.
 
 .lab/staging/RUN/owner.lock       locked by the process that works on the run
-.lab/staging/RUN/owner.json       its server, when it was opened, and the ids of its task runs
+.lab/staging/RUN/owner.json       its server, when it was opened, its process, and the ids of its task runs; touched
+                                  every second or two, so that one sees whether the process moves
 .lab/staging/RUN/QUERY.json       when the query started and ended, and how many rows it has
 .lab/staging/RUN/QUERY.parquet    its rows
 .lab/mart.duckdb                  a table for each query, named after it
@@ -10,6 +11,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -25,6 +27,10 @@ import pyarrow.parquet
 
 from flows import files, settings
 from flows.api import server
+from flows.settings import CannotRun
+
+PATIENCE = 30  # seconds for the process of an earlier attempt to end
+STILL = 10  # seconds without a sign of life
 
 
 def path() -> Path:
@@ -34,12 +40,23 @@ def path() -> Path:
 
 @contextlib.contextmanager
 def staging(run: str) -> Generator[Path]:
-    """Yield a new staging folder for the flow run `run`, locked by this process until the block ends."""
+    """Yield a new staging folder for the flow run `run`, locked by this process until the block ends.
+
+    Raises CannotRun if another process still works on `run`, of which this is a later attempt.
+    """
     folder = settings.read().flows_lab_dir / "staging" / run
+    if folder.exists():
+        try:
+            with files.lock(folder / "owner.lock").acquire(timeout=PATIENCE):
+                shutil.rmtree(folder)
+        except filelock.Timeout:
+            pid = _read(folder / "owner.json").get("pid")
+            raise CannotRun(f"Process {pid} still works on the flow run {run}. End it, then retry the run.") from None
     new = folder.with_suffix(".new")
     new.mkdir(parents=True)
     with files.lock(new / "owner.lock"):
-        _write(new / "owner.json", {"server": _server(), "opened": time.time(), "task_runs": []})
+        owner = {"server": _server(), "opened": time.time(), "pid": os.getpid(), "task_runs": []}
+        _write(new / "owner.json", owner)
         yield new.rename(folder)
 
 
@@ -49,17 +66,44 @@ def note_task_runs(staging: Path, task_runs: Sequence[str]) -> None:
     _write(owner, _read(owner) | {"task_runs": task_runs})
 
 
-def abandoned() -> Iterator[tuple[Path, set[str]]]:
-    """Yield the staging folders of runs on this server whose process has ended, locked, with their task runs' ids."""
+def abandoned() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the staging folders of runs on this server whose process has ended, locked, with what `owner.json` says."""
     where = _server()
-    for owner in list((settings.read().flows_lab_dir / "staging").glob("*/owner.json")):
+    for owner in _owners():
         with (
             contextlib.suppress(filelock.Timeout, OSError),
             files.lock(owner.with_suffix(".lock")).acquire(blocking=False),
         ):
             written = _read(owner)
             if written.get("server") == where:
-                yield owner.parent, set(written.get("task_runs", []))
+                yield owner.parent, {"opened": 0.0, "task_runs": [], **written}
+
+
+def move(staging: Path) -> None:
+    """Give a sign of life, as the process of the run does all the time."""
+    (staging / "owner.json").touch()
+
+
+def standing_still(own: Path) -> dict[str, str]:
+    """Return a sentence for each run, by its id, whose process lives, and has not moved for a while: it was stopped.
+
+    It keeps its connections to the database, even when its slots have expired. `own` is the folder of the asking run.
+    """
+    still = {}
+    for owner in _owners():
+        with contextlib.suppress(FileNotFoundError):  # it just ended
+            run, seconds, queries = owner.parent, time.time() - owner.stat().st_mtime, unfinished(owner.parent)
+            if run != own and seconds > STILL and queries and files.held(owner.with_suffix(".lock")):
+                pid = _read(owner).get("pid")
+                still[run.name] = (
+                    f"The run {run.name} has stood still for {seconds:.0f} s, with {len(queries)} connections to the"
+                    f" database. Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid})."
+                )
+    return still
+
+
+def _owners() -> list[Path]:
+    return list((settings.read().flows_lab_dir / "staging").glob("*/owner.json"))
 
 
 @contextlib.contextmanager
@@ -78,10 +122,10 @@ def noted(staging: Path, query: str) -> dict[str, Any]:
     return _read(staging / f"{query}.json")
 
 
-def unfinished(staging: Path) -> int:
-    """Return how many queries have begun and not ended."""
-    notes = [noted(staging, file.stem) for file in staging.glob("*.json")]
-    return sum("started" in note and "ended" not in note for note in notes)
+def unfinished(staging: Path) -> list[str]:
+    """Return the queries that have begun and not ended."""
+    notes = {file.stem: noted(staging, file.stem) for file in staging.glob("*.json")}
+    return [query for query, note in notes.items() if "started" in note and "ended" not in note]
 
 
 def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:

@@ -19,11 +19,12 @@ from flows.settings import CannotRun
 
 with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
     from prefect import flow, get_run_logger
+    from prefect.exceptions import ObjectNotFound
     from prefect.runtime import flow_run
     from prefect.states import Cancelled
     from prefect.tasks import exponential_backoff
 
-    from flows import recovery
+    from flows import interruption, recovery
     from flows.versions import task, wait
 
 
@@ -42,10 +43,10 @@ query_task = partial(
 )
 
 
-@recovery.cancellable
+@interruption.cancellable
 def run_query(query: str, staging: Path) -> int:
     """Run one query over a connection of its own, stage its rows, and return how many there are."""
-    with mart.noting(staging, query), recovery.connection(query, staging) as connection:
+    with mart.noting(staging, query), interruption.connection(query, staging) as connection:
         return mart.stage(staging, query, connection.execute(warehouse.query(query).encode()))
 
 
@@ -79,24 +80,25 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     """Run `queries` (all of them if None) against TPC-H at `scale`, and load their rows into the mart.
 
     How many run at a time is up to the server: the limit of their tag, or the "global" limit of that name.
-    Raises QueriesFailed once all have ended and the mart holds what succeeded. After Ctrl-C it ends Cancelled.
+    Raises QueriesFailed once all have ended and the mart holds what succeeded. If it is told to stop, by a signal or on
+    the server, it ends Cancelled.
     """
     names, run = warehouse.choose(queries), str(flow_run.id)
-    recovery.clear_abandoned()
+    recovery.clear_abandoned(run)
     limits.ready(limit_by, get_run_logger().warning)
     query = sql_query if limit_by == "tag" else sql_query_in_slot
     with warehouse.prepared(scale), mart.staging(run) as staging:
         futures = [query.submit(name, staging) for name in names]
-        with recovery.interruptible(staging, names, futures, limit_by), report.progress(staging, names, futures):
+        with interruption.interruptible(staging, names, futures, limit_by), report.progress(staging, names, futures):
             wait(futures)
-        rows = report.rows(staging, names, futures)
+        rows, interrupted = report.rows(staging, names, futures), interruption.why(staging)
         try:
             load(staging, names)
         finally:
             cleanup(staging)
             mart.record(run, rows)
-    if any(row["state"] == "Cancelled" for row in rows):
-        return Cancelled(message="Interrupted. The mart keeps the tables of the queries that had not ended.")
+    if interrupted:
+        return Cancelled(message=f"{interrupted}. The mart keeps the tables of the queries that had not ended.")
     report.raise_for_failures(rows)
     return rows
 
@@ -126,12 +128,14 @@ def main() -> int:
     called = time.time()
     try:
         state = main_etl(chosen.queries, chosen.scale, chosen.limit_by, return_state=True)
+    except ObjectNotFound as error:
+        state = interruption.deleted(error)
     except httpx.HTTPError as error:
         raise CannotRun(f"The server at {url} failed in the middle of the run: {error}. Run it again.") from None
     answer = report.summary(state, time.time() - called, limit)
     report.show(answer, sys.stderr if chosen.json else sys.stdout)
-    if state.name == "Failed" and answer["failed"] == 0:
-        print(f"The run failed: {state.message}", file=sys.stderr)
+    if state.name != "Completed":
+        print(f"{state.name}: {state.message}", file=sys.stderr)
     if chosen.json:
         cli.print_json(answer)
     return 0 if state.name == "Completed" else 1

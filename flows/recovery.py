@@ -1,117 +1,50 @@
-"""What an interrupted or a killed run of the main job leaves behind, and how it is put right."""
+"""What a killed run of the main job leaves behind, and how a later run puts it right."""
 
-import contextlib
-import functools
 import shutil
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
-import psycopg
-from prefect.states import Cancelled
-
-from flows import limits, mart, versions, warehouse
+from flows import limits, mart, versions
 from flows.api import endpoints, limit_endpoints, rest
 
+SKEW = 5  # seconds by which the server's clock may be ahead
 KILLED = "Its process was killed; a later run found out."
 
 
-def cancellable(run_query: Callable[[str, Path], int]) -> Callable[[str, Path], Any]:
-    """Return `run_query` such that it ends Cancelled if the run of its staging folder is interrupted."""
+def clear_abandoned(own: str) -> None:
+    """Put right what killed runs left: their states on the server, their slots, their staging folders.
 
-    @functools.wraps(run_query)
-    def run(query: str, staging: Path) -> Any:
-        if interrupted(staging):
-            return Cancelled(message="The run was interrupted before this query began.")
-        try:
-            return run_query(query, staging)
-        except psycopg.errors.QueryCanceled:
-            if not interrupted(staging):
-                raise
-            return Cancelled(message="The run was interrupted while this query ran.")
-
-    return run
-
-
-@contextlib.contextmanager
-def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
-    """Yield a connection to the warehouse whose `query` is cancelled as soon as the run is interrupted."""
-    over = threading.Event()
-    with psycopg.connect(warehouse.url(), application_name=f"flows {query}") as opened:
-
-        def cancel_if_interrupted() -> None:
-            while not over.wait(0.1):
-                if interrupted(staging):
-                    opened.cancel()
-
-        watching = threading.Thread(target=cancel_if_interrupted, daemon=True)
-        watching.start()
-        try:
-            yield opened
-        finally:
-            over.set()
-            watching.join()
-
-
-@contextlib.contextmanager
-def interruptible(
-    staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: limits.Kind
-) -> Generator[None]:
-    """Let Ctrl-C end the queries of `futures`, by their `names`, instead of the process, until the block ends.
-
-    Those that run are cancelled in the database, those that wait do not begin. A second Ctrl-C ends the process.
+    `own` is the flow run that asks. A run that is tried again, as it may be itself, keeps the state of the new attempt.
     """
-    mart.note_task_runs(staging, versions.task_run_ids(futures))
-    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
-        yield
-        return
-
-    def end_waits() -> None:
-        waiting = [future for name, future in zip(names, futures, strict=True) if not mart.noted(staging, name)]
-        versions.end_waits(waiting, limits.TAG)
-
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("Interrupted: cancelling what runs.", file=sys.stderr)
-        (staging / "interrupted").touch()
-        if limit_by == "tag":  # a task that waits for a global limit does so in its own code
-            threading.Thread(target=end_waits, daemon=True).start()
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def interrupted(staging: Path) -> bool:
-    """Return whether the run of this staging folder was interrupted."""
-    return (staging / "interrupted").exists()
-
-
-def clear_abandoned() -> None:
-    """Put right what killed runs left: their states on the server, their slots, their staging folders."""
-    for staging, task_runs in mart.abandoned():
+    for staging, owner in mart.abandoned():
         run = staging.stem  # a process that was killed while it made the folder left RUN.new
-        _end_task_runs(run, task_runs)
-        flow_run = rest.send(endpoints.flow_run(run)) or {"parameters": {}}
+        flow_run: dict[str, Any] = rest.send(endpoints.flow_run(run)) or {"parameters": {}, "state_type": None}
+        unended = run != own and _of_this_attempt(flow_run, owner["opened"])
+        _end_task_runs(set(owner["task_runs"]), run if unended else None)
         counted = flow_run["parameters"].get("limit_by") == "global" and not versions.line(versions.here()).leases
-        if counted and (slots := mart.unfinished(staging)):  # in Prefect 2 nothing else would free them
+        if counted and (slots := len(mart.unfinished(staging))):  # in Prefect 2 nothing else would free them
             rest.send(limit_endpoints.give_back(limits.TAG, slots))
-        if flow_run.get("state_type") not in endpoints.FINAL:
-            rest.send(endpoints.set_state(run, "CRASHED", "Crashed", KILLED, force=True, missing_ok=True))
+        if unended:
+            state = "CANCELLED" if flow_run["state_type"] == "CANCELLING" else "CRASHED"
+            rest.send(endpoints.set_state(run, state, state.title(), KILLED, force=True, missing_ok=True))
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _end_task_runs(run: str, task_runs: set[str]) -> None:
-    """End the task runs of a killed flow run, and so free their slots and nobody else's."""
+def _of_this_attempt(flow_run: dict[str, Any], opened: float) -> bool:
+    """Return whether `flow_run` has not ended, and began to run before its staging folder was `opened`."""
+    if flow_run["state_type"] != "RUNNING":
+        return flow_run["state_type"] == "CANCELLING"
+    since = datetime.fromisoformat(flow_run["state"]["timestamp"].replace("Z", "+00:00"))
+    return since.timestamp() < opened + SKEW
+
+
+def _end_task_runs(task_runs: set[str], flow_run: str | None) -> None:
+    """End the `task_runs` of a killed run, or all of its `flow_run`, and so free their slots and nobody else's."""
     limit = limits.read()
     # A process may have been killed after the end of its task run was known, and before it gave the slot back.
     holding = task_runs & {holder["task_run_id"] for holder in limit.holders} if limit else set()
-    running = rest.rows(endpoints.task_runs(flow_run=run, state=["RUNNING"]))
+    ids = None if flow_run else sorted(task_runs)
+    running = rest.rows(endpoints.task_runs(flow_run=flow_run, ids=ids, state=["RUNNING"]))
     for task_run in holding | {task_run["id"] for task_run in running}:
         limits.end(task_run, KILLED)
     # Or before the server had heard of the task run that took the slot. Asked twice, since the counter and the holders

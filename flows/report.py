@@ -49,7 +49,7 @@ def progress(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Gen
 
     def line() -> Table:
         done = sum(end.done() for end in ends)
-        running = min(mart.unfinished(staging), len(names) - done)
+        running = min(len(mart.unfinished(staging)), len(names) - done)
         grid = Table.grid(padding=(0, 1))
         counts = f"{running} run, {len(names) - done - running} wait, {done} done"
         grid.add_row(counts, ProgressBar(len(names), done, width=40))

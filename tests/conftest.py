@@ -15,11 +15,13 @@ import pytest
 from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
 from support.browsers import chromium, forget_scripts
+from support.commands import FLOW, run
 from support.labs import SESSION, copy, processes_below, slots, sweep
+from support.runs import tables
 from support.servers import VARIABLES, forget_servers
 from xdist.scheduler import LoadScopeScheduling
 
-from flows import files, lab, limits, settings, warehouse
+from flows import files, lab, limits, mart, settings, warehouse
 from flows.api import server
 
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
@@ -134,6 +136,14 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("PREFECT_API_URL", url)
     if slots():
         limits.reset()
+
+
+@pytest.fixture
+def full_mart(shared_lab: str) -> dict[str, list[tuple]]:
+    """Return the tables of a mart that a run has filled."""
+    if not mart.path().exists() or set(tables()) < set(warehouse.names()):
+        assert run(FLOW, "--json").returncode == 0
+    return tables()
 
 
 @pytest.fixture

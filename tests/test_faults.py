@@ -3,39 +3,18 @@
 import json
 import shutil
 import signal
-import subprocess
-from pathlib import Path
 
-import duckdb
 import httpx
 import psycopg
 import pytest
 from support.commands import FLOW, answer, run, start
 from support.labs import kill, slots
+from support.runs import in_the_middle, staging, tables
 from support.waiting import eventually
 
 from flows import lab, limits, mart, recovery, settings, warehouse
 
 pytestmark = pytest.mark.long
-
-
-def staging() -> list[Path]:
-    return [
-        folder for folder in (settings.read().flows_lab_dir / "staging").glob("*") if (folder / "owner.json").exists()
-    ]
-
-
-def in_the_middle(*arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """A main job whose queries run, and its flow run's id."""
-    flow = start(FLOW, "--json", *arguments)
-    eventually(lambda: slots() == 3 and len(staging()) == 1)
-    return flow, staging()[0].name
-
-
-def tables() -> dict[str, list[tuple]]:
-    with duckdb.connect(str(mart.path()), read_only=True) as connection:
-        names = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]
-        return {name: connection.execute(f'from "{name}"').fetchall() for name in names}
 
 
 def take_a_slot(url: str, limit: int = 3, number: int = 1) -> str:
@@ -46,14 +25,6 @@ def take_a_slot(url: str, limit: int = 3, number: int = 1) -> str:
     taking = httpx.post(f"{url}/v2/concurrency_limits/increment-with-lease", json=body)
     assert taking.status_code == 200, taking.text
     return holder["id"]
-
-
-@pytest.fixture
-def full_mart(shared_lab: str) -> dict[str, list[tuple]]:
-    """The tables of a mart that a run has filled."""
-    if not mart.path().exists() or set(tables()) < set(warehouse.names()):
-        assert run(FLOW, "--json").returncode == 0
-    return tables()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
@@ -120,7 +91,7 @@ def test_a_dead_run_s_slots_are_freed_and_no_others(shared_lab: str, full_mart: 
     assert slots() > 0
     # Somebody else, who lives: a slot taken over the API.
     holder = take_a_slot(shared_lab, 4)
-    recovery.clear_abandoned()
+    recovery.clear_abandoned("")
     assert [found["task_run_id"] for found in limits.read().holders] == [holder]
     assert slots() == 1
     assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Crashed"

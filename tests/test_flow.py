@@ -159,9 +159,9 @@ def test_a_killed_run_that_had_ended_keeps_its_state(shared_lab: str) -> None:
     with mart.staging(ended) as left:
         owner = json.loads((left / "owner.json").read_text())
         assert owner["server"] == "the lab", "its port may be another one when a later run looks for what is left"
-        recovery.clear_abandoned()
+        recovery.clear_abandoned("")
         assert left.exists(), "somebody works on it"
-    recovery.clear_abandoned()
+    recovery.clear_abandoned("")
     assert not left.exists()
     assert httpx.get(f"{shared_lab}/flow_runs/{ended}").json()["state_name"] == "Cancelled"
 

@@ -1,0 +1,157 @@
+"""What asks a run of the main job to stop, and how it stops: what runs is cancelled, what waits does not begin."""
+
+import contextlib
+import functools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from prefect.client.schemas.objects import StateDetails
+from prefect.states import Cancelled
+
+from flows import files, limits, mart, versions, warehouse
+from flows.api import endpoints, rest
+from flows.settings import CannotRun
+
+SECONDS = 1  # between two looks at what the server says of the run
+LEASE = 60  # seconds without a sign of life after which the server gives slots to others, in Prefect 3
+DELETED = "The flow run was deleted on the server"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def cancellable(run_query: Callable[[str, Path], int]) -> Callable[[str, Path], Any]:
+    """Return `run_query` such that it ends Cancelled if the run of its staging folder is interrupted."""
+
+    @functools.wraps(run_query)
+    def run(query: str, staging: Path) -> Any:
+        if why(staging):
+            return Cancelled(message="The run was interrupted before this query began.")
+        try:
+            return run_query(query, staging)
+        except psycopg.errors.QueryCanceled:
+            if not why(staging):
+                raise
+            return Cancelled(message="The run was interrupted while this query ran.")
+
+    return run
+
+
+@contextlib.contextmanager
+def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
+    """Yield a connection to the warehouse whose `query` is cancelled as soon as the run is interrupted.
+
+    Where the database refuses it because of the connections of a run that stands still, the error says so.
+    """
+    over = threading.Event()
+    try:
+        opened = psycopg.connect(warehouse.url(), application_name=f"flows {query}")
+    except psycopg.OperationalError as error:
+        reasons = mart.standing_still(staging).values() if "too many connections" in str(error) else []
+        raise psycopg.OperationalError(" ".join([str(error).strip(), *reasons])) from None
+
+    def cancel_if_interrupted() -> None:
+        while not over.wait(0.1):
+            if why(staging):
+                opened.cancel()
+
+    watching = threading.Thread(target=cancel_if_interrupted, daemon=True)
+    with opened:
+        watching.start()
+        try:
+            yield opened
+        finally:
+            over.set()
+            watching.join()
+
+
+@contextlib.contextmanager
+def interruptible(
+    staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: limits.Kind
+) -> Generator[None]:
+    """Let what asks the run to stop end its queries, `names` with their `futures`, until the block ends.
+
+    That is Ctrl-C, SIGTERM or SIGHUP; that the flow run is cancelled or deleted on the server; that this process stood
+    still until others got its slots. A second signal ends the process.
+    """
+    task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
+    mart.note_task_runs(staging, list(task_runs.values()))
+    over = threading.Event()
+
+    def end_waits() -> None:
+        waiting = [future for name, future in zip(names, futures, strict=True) if not mart.noted(staging, name)]
+        versions.end_waits(waiting, limits.TAG)
+
+    def stop(reason: str) -> None:
+        files.replace(staging / "interrupted", reason)
+        print(f"{reason}: cancelling what runs.", file=sys.stderr, flush=True)
+        if limit_by == "tag":  # a task that waits for a global limit does so in its own code
+            threading.Thread(target=end_waits, daemon=True).start()
+
+    def at_signal(number: int, _: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        stop("Interrupted")
+
+    def watch() -> None:
+        moved, lost, told = time.time(), set[str](), set[str]()
+        while not over.wait(SECONDS) and not why(staging):
+            still, moved = time.time() - moved, time.time()
+            mart.move(staging)
+            for run, sentence in mart.standing_still(staging).items():
+                if run not in told:
+                    print(sentence, file=sys.stderr, flush=True)
+                told.add(run)
+            running = {task_runs[query] for query in mart.unfinished(staging)}
+            lost = running if still > LEASE and limit_by == "tag" else lost & running
+            with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
+                reason = _asked(staging.name) or _beside_the_limit(lost)
+                if reason:
+                    stop(reason)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere, Python handles no signals
+        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # not so below nohup
+        before = {number: signal.signal(number, at_signal) for number in heeded}
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def why(staging: Path) -> str | None:
+    """Return what interrupted the run of this staging folder; None if nothing did."""
+    with contextlib.suppress(FileNotFoundError):
+        return (staging / "interrupted").read_text()
+    return None
+
+
+def deleted(error: Any) -> Any:
+    """Return the state of a flow run that was deleted on the server, for Prefect's ObjectNotFound."""
+    run = str(error.http_exc.request.url).partition("flow_runs/")[2][:36]
+    return Cancelled(message=f"{DELETED}.", state_details=StateDetails(flow_run_id=UUID(run)))
+
+
+def _asked(flow_run_id: str) -> str | None:
+    """Return how the server asks for the end of the run, if it does."""
+    flow_run = rest.send(endpoints.flow_run(flow_run_id))
+    if flow_run is None:
+        return DELETED
+    return "Cancelled on the server" if flow_run["state_type"] in ("CANCELLING", "CANCELLED") else None
+
+
+def _beside_the_limit(lost: set[str]) -> str | None:
+    """Return why the run has to stop, if the task runs that may have `lost` their slots are too many for the limit."""
+    limit = limits.read() if lost else None
+    if limit is None or len({holder["task_run_id"] for holder in limit.holders} | lost) <= limit.limit:
+        return None
+    return "Others got the slots of this run while it stood still"

@@ -1,0 +1,157 @@
+"""A run of the main job that is told to stop, in whatever way; one that is tried again; one that stood still."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from support.commands import FLOW, answer, run, start
+from support.labs import slots
+from support.runs import in_the_middle, staging, tables
+from support.waiting import eventually
+
+from flows import interruption, lab, limits, mart, settings, warehouse
+from flows.api import endpoints, rest
+
+STANDS = """
+import sys, time
+import psycopg
+from flows import mart, warehouse
+with mart.staging(sys.argv[1]) as staging, mart.noting(staging, "busiest_clerks"):
+    held = [psycopg.connect(warehouse.url()) for _ in range(3)]
+    print("holds", flush=True)
+    time.sleep(100)
+"""
+
+
+def set_state(run_id: str, kind: str, name: str) -> None:
+    rest.send(endpoints.set_state(run_id, kind, name, force=True))
+
+
+STOPS = {
+    "SIGTERM": lambda flow, _: flow.send_signal(signal.SIGTERM),
+    "SIGHUP": lambda flow, _: flow.send_signal(signal.SIGHUP),
+    "cancelling": lambda _, run_id: set_state(run_id, "CANCELLING", "Cancelling"),
+    "cancelled": lambda _, run_id: set_state(run_id, "CANCELLED", "Cancelled"),
+    "deleted": lambda _, run_id: rest.send(endpoints.delete("flow_runs", run_id)),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", STOPS)
+def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: dict) -> None:
+    """It loads what is done, cleans up, gives its slots back, prints its JSON, and ends Cancelled."""
+    with psycopg.connect(lab.database("warehouse")) as holding:
+        holding.execute("lock table lineitem")  # which most queries read, so that the run would last
+        flow, run_id = in_the_middle()
+        told = time.monotonic()
+        STOPS[how](flow, run_id)
+        out, err = flow.communicate(timeout=100)
+        took = time.monotonic() - told
+    assert flow.returncode == 1 and "Traceback" not in err, err
+    report = json.loads(out)
+    assert (report["state"], report["flow_run_id"], report["queries"]) == ("Cancelled", run_id, 20)
+    assert 0 < report["failed"] <= 20 and report["peak_concurrency"] <= 3
+    assert staging() == [] and slots() == 0
+    assert tables() == full_mart, "the tables of what had not ended are the old ones"
+    known = httpx.get(f"{shared_lab}/flow_runs/{run_id}")
+    assert known.status_code == 404 if how == "deleted" else known.json()["state_name"] == "Cancelled"
+    began = time.monotonic()
+    assert answer(run(FLOW, "--json"))["completed"] == 20, "the next run works"
+    assert took < time.monotonic() - began, "stopping takes less than a whole run"
+
+
+@pytest.mark.long
+def test_below_nohup_a_closed_terminal_ends_nothing(shared_lab: str) -> None:
+    command = ["nohup", sys.executable, FLOW, "--json", "--queries", "busiest_clerks,lines_per_order"]
+    with subprocess.Popen(command, cwd=settings.PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as flow:
+        eventually(lambda: len(staging()) == 1)
+        flow.send_signal(signal.SIGHUP)
+        out, _ = flow.communicate(timeout=100)
+    assert json.loads(out.splitlines()[-1])["completed"] == 2
+
+
+@pytest.mark.long
+def test_a_killed_run_that_is_tried_again_is_not_taken_for_a_dead_one(shared_lab: str, tmp_path: Path) -> None:
+    """Its second attempt finds what the first one left, and so does a run beside it. Its state stays its own."""
+    queries = ["lines_per_order", "margin_by_brand", "returns_by_nation", "supplier_concentration"]  # of lineitem
+
+    def prefect(*words: str) -> subprocess.Popen[bytes]:
+        command = [Path(sys.executable).with_name("prefect"), *words]
+        environment = os.environ | {"PWD": str(settings.PROJECT), "PREFECT_HOME": str(tmp_path)}
+        return subprocess.Popen(
+            command, cwd=settings.PROJECT, env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    assert prefect("deploy", "flows/prefect_flow.py:main_etl").wait(100) == 0
+    deployment = rest.call("GET", "deployments/name/main_etl/main_etl")["id"]
+    run_id = rest.send(endpoints.create_flow_run(deployment, {"queries": queries}))["id"]
+    with psycopg.connect(lab.database("warehouse")) as holding:
+        holding.execute("lock table lineitem")
+        first = prefect("worker", "start", "--pool", "flows", "--run-once")
+        eventually(lambda: slots() == 3 and len(staging()) == 1, 60)
+        os.kill(json.loads((staging()[0] / "owner.json").read_text())["pid"], signal.SIGKILL)
+        first.wait(100)
+    assert len(staging()) == 1, "the first attempt's folder is there"
+    set_state(run_id, "SCHEDULED", "AwaitingRetry")
+    with psycopg.connect(lab.database("warehouse")) as holding:
+        holding.execute("lock table lineitem")
+        second = prefect("worker", "start", "--pool", "flows", "--run-once")
+        eventually(lambda: rest.send(endpoints.flow_run(run_id))["state_name"] in ("Running", "Retrying"), 60)
+        eventually(lambda: len(staging()) == 1 and slots() == 3, 60)
+        beside = start(FLOW, "--json", "--queries", "customers_without_orders")
+        eventually(lambda: len(staging()) == 2, 60)
+        state = rest.send(endpoints.flow_run(run_id))
+        assert state["state_type"] == "RUNNING", state["state"]
+    assert second.wait(100) == 0
+    out, err = beside.communicate(timeout=100)
+    assert answer(subprocess.CompletedProcess("", 0, out, err))["completed"] == 1
+    assert rest.send(endpoints.flow_run(run_id))["state_name"] == "Completed"
+    assert staging() == [] and slots() == 0
+
+
+@pytest.mark.long
+def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str) -> None:
+    """Its slots expire while it is stopped, and others get them; they are told who keeps the connections."""
+    with psycopg.connect(lab.database("warehouse")) as holding:
+        holding.execute("lock table lineitem")
+        stopped, run_id = in_the_middle()
+        stopped.send_signal(signal.SIGSTOP)
+        other = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation")
+        eventually(lambda: run_id not in {holder["flow_run_id"] for holder in limits.read().holders}, 150)
+        eventually(lambda: slots() == 2, 60)
+        stopped.send_signal(signal.SIGCONT)
+        out, err = stopped.communicate(timeout=100)
+    assert json.loads(out)["state"] == "Cancelled"
+    assert "Others got the slots of this run while it stood still" in err
+    out, err = other.communicate(timeout=100)
+    assert json.loads(out)["completed"] == 2, err
+    assert f"The run {run_id} has stood still" in err and f"kill -CONT {stopped.pid}" in err
+    assert slots() == 0
+
+
+def test_a_refused_connection_names_the_run_that_keeps_them(shared_lab: str, tmp_path: Path, monkeypatch) -> None:
+    warehouse.prepare()
+    monkeypatch.setattr(mart, "STILL", 1)
+    still = subprocess.Popen([sys.executable, "-c", STANDS, "stands"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert still.stdout.readline() == "holds\n"
+        still.send_signal(signal.SIGSTOP)
+        expected = rf"too many connections.*The run stands has stood still .*kill -CONT {still.pid}\)"
+        eventually(lambda: mart.standing_still(tmp_path))
+        with pytest.raises(psycopg.OperationalError, match=expected), interruption.connection("any", tmp_path):
+            pass
+    finally:
+        still.kill()
+        still.communicate()
+    assert mart.standing_still(tmp_path) == {}, "it is dead, and holds nothing"
+    assert [folder.name for folder, _ in mart.abandoned()] == ["stands"]
+    run(FLOW, "--queries", "busiest_clerks")
+    assert staging() == []
