@@ -43,7 +43,7 @@ def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
     if listed is None:
         return None
     ids = listed["active_slots"]
-    runs = {run["id"]: run for run in rest.send(endpoints.task_runs(ids=ids))} if ids else {}
+    runs = {run["id"]: run for run in rest.rows(endpoints.task_runs(ids=ids))} if ids else {}
     keys = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}  # ours, and the server's
     of_runs = [{key: runs.get(id_, {}).get(source) for key, source in keys.items()} for id_ in ids]
     holders = [{"task_run_id": id_} | of_run for id_, of_run in zip(ids, of_runs, strict=True)]
