@@ -89,6 +89,8 @@ def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
     before = read(tag, kind)
     if before is not None and before.limit == limit:
         return False
+    if before is None:  # Prefect 2 would accept these characters, Prefect 3 answers 500 and keeps half a limit
+        _counter_name(tag, kind, but_not="/%&<>")
     if kind == "tag":
         rest.send(limit_endpoints.set_limit(tag, limit))
     elif rest.send(limit_endpoints.counter(tag)) is None:
@@ -138,11 +140,12 @@ def end(task_run_id: str, message: str) -> None:
     rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs", missing_ok=True))
 
 
-def _counter_name(tag: str, kind: Kind) -> str:
+def _counter_name(tag: str, kind: Kind, but_not: str = "/") -> str:
     """Return the name of the counter, which in Prefect 3 the limit of a tag has too.
 
-    Raises CannotRun for a tag that cannot be part of a path: Prefect 3 answers 500 to a tag with a slash.
+    Raises CannotRun for a tag that cannot be part of a path, or has one of the characters `but_not`.
     """
-    if not re.fullmatch(r"[^/?#%\s]+", tag):
-        raise CannotRun(f"The tag {tag!r} cannot have a limit. Choose one without slashes, spaces and ? # %.")
+    if tag in ("", ".", "..") or re.search(rf"[\n\ud800-\udfff{but_not}]", tag):
+        choose = f"Choose a name other than . and .., without {' '.join(but_not)} and line breaks."
+        raise CannotRun(f"The tag {tag!r} cannot have a limit. {choose}")
     return f"tag:{tag}" if kind == "tag" else tag

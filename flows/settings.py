@@ -26,7 +26,6 @@ class Refused(CannotRun):
     """The server refuses the credentials, or would: commands exit with 1."""
 
 
-Address = Annotated[str, AfterValidator(lambda address: address.strip().rstrip("/"))]
 Home = Annotated[Path, AfterValidator(Path.expanduser)]
 # Relative to the project, and not to wherever a worker or a notebook happens to run.
 Ours = Annotated[Home, AfterValidator(lambda path: (PROJECT / path).resolve())]
@@ -37,7 +36,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
-    prefect_api_url: Address | None = None
+    prefect_api_url: Annotated[str, AfterValidator(lambda url: url.strip().rstrip("/"))] | None = None
     prefect_api_key: SecretStr | None = None
     prefect_api_auth_string: SecretStr | None = None
     prefect_client_custom_headers: SecretStr | None = None
@@ -53,8 +52,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: Source, env_settings: Source, *_: Any, **others: Any
     ) -> tuple[Source, ...]:
         """Return the sources of the settings; the first one that has a value wins."""
-        files = [{name.lower(): value for name, value in variables.items()} for _, variables in _files()]
-        return env_settings, *(InitSettingsSource(settings_cls, variables) for variables in files)
+        return env_settings, *(InitSettingsSource(settings_cls, values) for values in _files().values())
 
 
 def read() -> Settings:
@@ -81,17 +79,17 @@ def unreadable(error: ValueError) -> CannotRun:
 
 
 def origin(name: str) -> str | None:
-    """Return where `name` has its value from: "the environment", ".env" or "the profile '…'"; None if it is unset.
-
-    A value that a file has too counts as from there: `credentials.use` copies it to the environment.
-    """
-    place, value = next(((place, values[name]) for place, values in _files() if name in values), (None, ""))
+    """Return where `name` has its value from: "the environment", ".env" or "the profile '…'"; None if it is unset."""
     given = os.environ.get(name)
-    return "the environment" if given and given != str(value).strip().rstrip("/") else place
+    for place, values in _files().items():
+        if value := str(values.get(name.lower(), "")):
+            copied = given == value.strip().rstrip("/")  # by `credentials.use`
+            return place if copied or not given else "the environment"
+    return "the environment" if given else None
 
 
-def _files() -> list[tuple[str, dict[str, Any]]]:
-    """Return what is set in `.env`, and in the active Prefect profile as PREFECT_API_…, each with its place."""
+def _files() -> dict[str, dict[str, Any]]:
+    """Return what is set in `.env`, and in the active Prefect profile as PREFECT_API_…, by its place."""
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
     file = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
     try:
@@ -102,18 +100,15 @@ def _files() -> list[tuple[str, dict[str, Any]]]:
     except (AttributeError, TypeError, ValueError) as error:
         raise CannotRun(f"Prefect's profiles in {file} cannot be read: {error}. Correct or remove the file.") from None
     both = {".env": dotenv_values(stream=StringIO(text(PROJECT / ".env"))), f"the profile {active!r}": profile}
-    return [(place, {name.upper(): value for name, value in own.items() if value}) for place, own in both.items()]
+    return {place: {name.lower(): value for name, value in own.items() if value} for place, own in both.items()}
 
 
 def text(file: Path) -> str:
     """Return the text in `file`, "" if there is no such file. Raises CannotRun if it cannot be read."""
     try:
-        content = file.read_text("utf-8-sig")
+        content = file.read_text("utf-8-sig") if file.exists() else ""
         if "\0" in content:  # UTF-16 without a mark at its beginning is valid UTF-8
-            raise UnicodeError
+            raise UnicodeError("it has NUL bytes, as UTF-16 does")
         return content
-    except FileNotFoundError:
-        return ""
     except (OSError, UnicodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
-        raise CannotRun(f"{file} cannot be read ({problem}). Save it as a text file in UTF-8, or remove it.") from None
+        raise CannotRun(f"{file} cannot be read ({error}). Save it as a text file in UTF-8, or remove it.") from None

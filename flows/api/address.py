@@ -16,11 +16,9 @@ _IDS = re.compile(r"/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})")
 
 
 def named() -> str:
-    """Return "PREFECT_API_URL", with the file in which it is set: for a sentence that advises to correct it."""
-    place = origin("PREFECT_API_URL")
-    if place in (None, "the environment"):
-        return "PREFECT_API_URL"
-    lab = "" if place == ".env" else " (to use the lab: prefect profile create lab, then prefect profile use lab)"
+    """Return PREFECT_API_URL and where it is set, for a sentence that advises to correct it."""
+    place = origin("PREFECT_API_URL") or "the environment"
+    lab = " (to use the lab: prefect profile create lab, then prefect profile use lab)" if "profile" in place else ""
     return f"PREFECT_API_URL in {place}{lab}"
 
 
@@ -42,7 +40,7 @@ def check(url: str) -> None:
         except (httpx.InvalidURL, ValueError):
             wrong = "has no valid host or port. Write http://HOST:4200/api."
     if wrong:
-        raise CannotRun(f"PREFECT_API_URL, from {origin('PREFECT_API_URL')}, {wrong}")
+        raise CannotRun(f"{named()} {wrong}")
     if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
         ids = _IDS.search(path)
         account, workspace = ids.groups() if ids else ("ACCOUNT_ID", "WORKSPACE_ID")

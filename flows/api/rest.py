@@ -125,7 +125,7 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
         body = {**body, "limit": size}
     url = f"{base}/{path}"
     # What creates something is sent once: it may have been done, even if no answer came.
-    once = request.method == "POST" and _ending(path) not in (*READS, "set_state")
+    once = request.method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] not in (*READS, "set_state")
     busy = tenacity.retry_if_result(lambda response: response.status_code in BUSY)
     tries = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(BROKEN) | busy,
@@ -137,8 +137,7 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
         response = await tries(client.request, request.method, url, json=body, headers=header, timeout=TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.unreachable(url, error) from None
-    refused = response.text if response.status_code == 422 else ""
-    fewer = re.search(r"Invalid limit: must be less than or equal to ([1-9]\d*)", refused)
+    fewer = response.status_code == 422 and re.search(r"must be less than or equal to ([1-9]\d*)", response.text)
     if fewer and int(fewer[1]) < size:
         _fewer[base] = int(fewer[1])
         return await _answer(client, base, header, request)
@@ -151,7 +150,3 @@ def _pause(tried: tenacity.RetryCallState) -> float:
     if response is not None and response.status_code != 503:
         return errors.retry_after(response) + random.uniform(0, 0.05)
     return random.uniform(0.05, 0.2) * 1.5 ** (tried.attempt_number - 1)
-
-
-def _ending(path: str) -> str:
-    return path.rstrip("/").rsplit("/", 1)[-1]
