@@ -89,8 +89,7 @@ def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
     before = read(tag, kind)
     if before is not None and before.limit == limit:
         return False
-    if before is None:  # Prefect 2 would accept these characters, Prefect 3 answers 500 and keeps half a limit
-        _counter_name(tag, kind, but_not="/%&<>")
+    _counter_name(tag, kind, "/" if before else "/%&<>")  # of which Prefect 3 would keep half a limit
     if kind == "tag":
         rest.send(limit_endpoints.set_limit(tag, limit))
     elif rest.send(limit_endpoints.counter(tag)) is None:
