@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import settings
@@ -76,6 +77,9 @@ def importing(module: str) -> Generator[None]:
     A command then exits as `run` does, and an importing module gets CannotRun.
     """
     try:
+        settings.read()
+        if (of_folder := Path(".env").resolve()).is_file():  # Prefect reads this one as well
+            settings.text(of_folder)
         yield
     except (CannotRun, ValueError) as error:  # Prefect reads its settings when it is imported
         cannot_run = error if isinstance(error, CannotRun) else settings.unreadable(error)

@@ -43,7 +43,7 @@ def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
     if listed is None:
         return None
     ids = listed["active_slots"]
-    runs = {run["id"]: run for run in rest.send(endpoints.task_runs(ids=ids))} if ids else {}
+    runs = {run["id"]: run for run in rest.rows(endpoints.task_runs(ids=ids))} if ids else {}
     keys = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}  # ours, and the server's
     of_runs = [{key: runs.get(id_, {}).get(source) for key, source in keys.items()} for id_ in ids]
     holders = [{"task_run_id": id_} | of_run for id_, of_run in zip(ids, of_runs, strict=True)]
@@ -89,6 +89,7 @@ def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
     before = read(tag, kind)
     if before is not None and before.limit == limit:
         return False
+    _counter_name(tag, kind, "/" if before else "/%&<>")  # of which Prefect 3 would keep half a limit
     if kind == "tag":
         rest.send(limit_endpoints.set_limit(tag, limit))
     elif rest.send(limit_endpoints.counter(tag)) is None:
@@ -138,11 +139,12 @@ def end(task_run_id: str, message: str) -> None:
     rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs", missing_ok=True))
 
 
-def _counter_name(tag: str, kind: Kind) -> str:
+def _counter_name(tag: str, kind: Kind, but_not: str = "/") -> str:
     """Return the name of the counter, which in Prefect 3 the limit of a tag has too.
 
-    Raises CannotRun for a tag that cannot be part of a path: Prefect 3 answers 500 to a tag with a slash.
+    Raises CannotRun for a tag that cannot be part of a path, or has one of the characters `but_not`.
     """
-    if not re.fullmatch(r"[^/?#%\s]+", tag):
-        raise CannotRun(f"The tag {tag!r} cannot have a limit. Choose one without slashes, spaces and ? # %.")
+    if tag in ("", ".", "..") or re.search(rf"[\n\ud800-\udfff{but_not}]", tag):
+        choose = f"Choose a name other than . and .., without {' '.join(but_not)} and line breaks."
+        raise CannotRun(f"The tag {tag!r} cannot have a limit. {choose}")
     return f"tag:{tag}" if kind == "tag" else tag

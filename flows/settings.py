@@ -5,12 +5,13 @@ Prefect's own programs read the same places, in the same order.
 """
 
 import os
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli
 from dotenv import dotenv_values
-from pydantic import SecretStr, ValidationError
+from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
@@ -25,52 +26,46 @@ class Refused(CannotRun):
     """The server refuses the credentials, or would: commands exit with 1."""
 
 
+Home = Annotated[Path, AfterValidator(Path.expanduser)]
+# Relative to the project, and not to wherever a worker or a notebook happens to run.
+Ours = Annotated[Home, AfterValidator(lambda path: (PROJECT / path).resolve())]
+
+
 class Settings(BaseSettings):
     """One field for each variable; empty means unset."""
 
-    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
-    prefect_api_url: str | None = None
+    prefect_api_url: Annotated[str, AfterValidator(lambda url: url.strip().rstrip("/"))] | None = None
     prefect_api_key: SecretStr | None = None
     prefect_api_auth_string: SecretStr | None = None
     prefect_client_custom_headers: SecretStr | None = None
-    prefect_api_ssl_cert_file: Path | None = None
+    prefect_api_ssl_cert_file: Home | None = None
     prefect_api_tls_insecure_skip_verify: bool = False
     warehouse_url: SecretStr | None = None
     monitor_read_only: bool = False
-    flows_lab_dir: Path = PROJECT / ".lab"
-    flows_pg_bin: Path | None = None
+    flows_lab_dir: Ours = PROJECT / ".lab"
+    flows_pg_bin: Ours | None = None
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: Source,
-        env_settings: Source,
-        dotenv_settings: Source,
-        file_secret_settings: Source,
+        cls, settings_cls: type[BaseSettings], init_settings: Source, env_settings: Source, *_: Any, **others: Any
     ) -> tuple[Source, ...]:
         """Return the sources of the settings; the first one that has a value wins."""
-        _, variables = _profile()
-        profile = {name.lower(): value for name, value in variables.items() if value != ""}
-        return env_settings, dotenv_settings, InitSettingsSource(settings_cls, profile)
+        return env_settings, *(InitSettingsSource(settings_cls, values) for values in _files().values())
 
 
 def read() -> Settings:
     """Return the settings as they are now. Raises CannotRun if a variable has a value of the wrong kind."""
     try:
-        settings = Settings()
+        return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper()
         raise CannotRun(f"{name} cannot be read: {first['msg']}. Correct it in {origin(name)}.") from None
-    if settings.prefect_api_url is not None:
-        settings.prefect_api_url = settings.prefect_api_url.strip().rstrip("/")
-    # Relative to the project, and not to wherever a worker or a notebook happens to run.
-    settings.flows_lab_dir = (PROJECT / settings.flows_lab_dir.expanduser()).resolve()
-    if settings.flows_pg_bin is not None:
-        settings.flows_pg_bin = (PROJECT / settings.flows_pg_bin.expanduser()).resolve()
-    return settings
+    except RuntimeError:  # from `Path.expanduser`
+        unknown = "This user, or the one that a path names after ~, has no home folder."
+        raise CannotRun(f"{unknown} Set HOME to a folder that you can write to, or write the path in full.") from None
 
 
 def unreadable(error: ValueError) -> CannotRun:
@@ -85,24 +80,35 @@ def unreadable(error: ValueError) -> CannotRun:
 
 def origin(name: str) -> str | None:
     """Return where `name` has its value from: "the environment", ".env" or "the profile '…'"; None if it is unset."""
-    if os.environ.get(name):
-        return "the environment"
-    if dotenv_values(PROJECT / ".env").get(name):
-        return ".env"
-    profile, variables = _profile()
-    return f"the profile {profile!r}" if variables.get(name) else None
+    given = os.environ.get(name)
+    for place, values in _files().items():
+        if value := str(values.get(name.lower(), "")):
+            copied = given == value.strip().rstrip("/")  # by `credentials.use`
+            return place if copied or not given else "the environment"
+    return "the environment" if given else None
 
 
-def _profile() -> tuple[str, dict[str, Any]]:
-    """Return the name of the active Prefect profile, and its PREFECT_API_… variables."""
+def _files() -> dict[str, dict[str, Any]]:
+    """Return what is set in `.env`, and in the active Prefect profile as PREFECT_API_…, by its place."""
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
     file = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
     try:
-        written = tomli.loads(file.read_text())
-    except FileNotFoundError:
-        return "", {}
-    except (OSError, ValueError) as error:
+        written = tomli.loads(text(file))
+        active = os.environ.get("PREFECT_PROFILE") or written.get("active", "")
+        variables = written.get("profiles", {}).get(active, {})
+        profile = {name: value for name, value in variables.items() if name.startswith("PREFECT_API_")}
+    except (AttributeError, TypeError, ValueError) as error:
         raise CannotRun(f"Prefect's profiles in {file} cannot be read: {error}. Correct or remove the file.") from None
-    name = os.environ.get("PREFECT_PROFILE") or written.get("active", "")
-    variables = written.get("profiles", {}).get(name, {})
-    return name, {key: value for key, value in variables.items() if key.startswith("PREFECT_API_")}
+    both = {".env": dotenv_values(stream=StringIO(text(PROJECT / ".env"))), f"the profile {active!r}": profile}
+    return {place: {name.lower(): value for name, value in own.items() if value} for place, own in both.items()}
+
+
+def text(file: Path) -> str:
+    """Return the text in `file`, "" if there is no such file. Raises CannotRun if it cannot be read."""
+    try:
+        content = file.read_text("utf-8-sig") if file.exists() else ""
+        if "\0" in content:  # UTF-16 without a mark at its beginning is valid UTF-8
+            raise UnicodeError("it has NUL bytes, as UTF-16 does")
+        return content
+    except (OSError, UnicodeError) as error:
+        raise CannotRun(f"{file} cannot be read ({error}). Save it as a text file in UTF-8, or remove it.") from None

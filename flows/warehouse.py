@@ -5,10 +5,12 @@ In the lab the queries run as the role `etl`, which may only read, and may open 
 
 import contextlib
 import difflib
+import re
 from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
+from psycopg import conninfo
 
 from flows import settings
 from flows.api import server
@@ -43,13 +45,20 @@ def query(name: str) -> str:
 def url() -> str:
     """Return the address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`.
 
-    Starts nothing: `prepare` does that. Raises CannotRun if there is neither.
+    Starts nothing: `prepare` does that. Raises CannotRun if there is neither, or if libpq would take a piece of the
+    password for the host, the port or the database, which its messages quote.
     """
     named = settings.read().warehouse_url
-    address = named.get_secret_value() if named else server.read_lab().get("warehouse_url")
+    address = named.get_secret_value().strip() if named else server.read_lab().get("warehouse_url")
     if address is None:
         raise CannotRun("WAREHOUSE_URL is not set and the lab is down. Set it, or run python scripts/lab.py up.")
-    return address
+    with contextlib.suppress(psycopg.ProgrammingError, UnicodeError):
+        ports = str(conninfo.conninfo_to_dict(address).get("port", 5432)).split(",")
+        ended_early = named and re.match("postgres(ql)?://.*[@/].*@", address)
+        if not ended_early and all(port.isdecimal() and int(port) < 65536 for port in ports):
+            return address
+    right = "Write postgresql://USER:PASSWORD@HOST/DATABASE, in PASSWORD with %40 for @, %2F for / and %25 for %."
+    raise CannotRun(f"WAREHOUSE_URL is not the address of a PostgreSQL. {right}")
 
 
 def may_pass(error: BaseException) -> bool:
@@ -71,9 +80,8 @@ def prepare(scale: float = SCALE) -> None:
 @contextlib.contextmanager
 def prepared(scale: float = SCALE) -> Generator[None]:
     """Do as `prepare`; in the lab, also keep the tables from being replaced until the block ends."""
-    named = settings.read().warehouse_url
-    if named is not None:
-        _look_for_tables(named.get_secret_value())
+    if settings.read().warehouse_url is not None:
+        _look_for_tables(url())
         yield
         return
     from flows.lab import tpch  # here, because its packages are not installed where the warehouse is named
@@ -84,8 +92,8 @@ def prepared(scale: float = SCALE) -> Generator[None]:
 
 def _look_for_tables(address: str) -> None:
     with connect(address) as connection:
-        rows = connection.execute("select relname from pg_class where pg_table_is_visible(oid)").fetchall()
-        missing = set(TABLES) - {name for (name,) in rows}
+        visible = connection.execute("select relname from pg_class where pg_table_is_visible(oid)")
+        missing = set(TABLES) - {name for (name,) in visible}
         if missing:
             raise CannotRun(
                 f"The warehouse on {connection.info.host} lacks the table {min(missing)}."
@@ -100,8 +108,3 @@ def connect(address: str) -> psycopg.Connection:
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CannotRun(f"The warehouse cannot be reached: {reason}. Check WAREHOUSE_URL.") from None
-    except psycopg.ProgrammingError:
-        # Its text holds the address, and so perhaps a password.
-        raise CannotRun(
-            "WAREHOUSE_URL is not the address of a PostgreSQL. Write postgresql://USER:PASSWORD@HOST/DATABASE."
-        ) from None

@@ -14,8 +14,8 @@ def show_runs(page: pages.Overview) -> None:
     st.markdown("##### What runs, and what waits and why")
     rows = _rows(page)
     if rows.empty:
-        some = "No task run is active, and none of the 200 newest flow runs is running or waiting."
-        st.caption(some if len(page.flow_runs) == rest.PAGE else "Nothing is running and nothing is waiting.")
+        some = f"No task run is active, and none of the {rest.page()} newest flow runs is running or waiting."
+        st.caption(some if len(page.flow_runs) == rest.page() else "Nothing is running and nothing is waiting.")
         return
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
@@ -76,5 +76,5 @@ def show_limits(page: pages.Overview) -> None:
             if page.complete:
                 lines.append(f"{surplus}. If that lasts, see the page Limits.")
             else:
-                lines.append(f"{surplus} among the 200 oldest active ones.")
+                lines.append(f"{surplus} among the {len(page.task_runs)} oldest active ones.")
         st.caption(plain(" ".join(lines), 600))

@@ -1,5 +1,6 @@
 """Bring a page of the monitor up to date, in at most 4 requests however much has changed."""
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from flows.monitor import frames, limit_rows, pages, reasons
 from flows.monitor.pages import Overview, Run, Unread
 
 _DELAY = timedelta(seconds=15)  # after which the server certainly knows what a task run did
-_OVERLAP = 50  # task runs read twice: one that is between two attempts may leave the list while it is read in slices
+_STEP = 3 / 4  # of a slice; the rest is read twice, because a task run between two attempts may leave the list
 
 
 def overview(page: Overview) -> Overview:
@@ -66,7 +67,7 @@ def run(page: Run) -> Run:
         logs=pd.concat([page.logs, new_lines], ignore_index=True) if len(new_lines) else page.logs,
         limits=limit_rows.held_by(task_runs, limits),
         poll=reasons.polling(page.flow_run["work_pool"], rows, now) if waits else None,
-        unread=_unread(page.unread, now, more=not waits and len(rows) == rest.PAGE),
+        unread=_unread(page.unread, now, more=not waits and len(rows) == rest.page()),
     )
 
 
@@ -80,7 +81,7 @@ def _changed(page: Run) -> Request:
     else:
         # The filters of Prefect 2 do not know when a task run ended.
         unended = list(page.task_runs[page.task_runs["ended"].isna()]["task_run_id"])
-        changed = endpoints.task_runs(flow_run=flow_run_id, ids=unended[: rest.PAGE], or_started_since=since)
+        changed = endpoints.task_runs(flow_run=flow_run_id, ids=unended[: rest.page()], or_started_since=since)
     return changed._replace(body={**(changed.body or {}), "offset": page.unread.skip})
 
 
@@ -91,4 +92,4 @@ def _merged(task_runs: pd.DataFrame, changed: pd.DataFrame) -> pd.DataFrame:
 
 def _unread(unread: Unread, now: pd.Timestamp, more: bool) -> Unread:
     then = unread.then if unread.skip else now
-    return Unread(unread.since, unread.skip + rest.PAGE - _OVERLAP, then) if more else Unread(then, 0, then)
+    return Unread(unread.since, unread.skip + math.ceil(_STEP * rest.page()), then) if more else Unread(then, 0, then)

@@ -115,7 +115,7 @@ def _logs(page: pages.Run) -> None:
         on_click="ignore",
         icon=":material/download:",
     )
-    if len(page.logs) >= rest.PAGE:
+    if len(page.logs) >= rest.page():
         st.caption(f"Only the first {len(page.logs)} lines are shown and searched. Save all lines saves all of them.")
     lines = page.logs[page.logs["level"].isin(LEVELS[LEVELS.index(level) :])]
     if text:

@@ -12,6 +12,7 @@ from support.labs import processes_below, slots
 from support.waiting import eventually
 
 from flows import limits, warehouse
+from flows.api import limit_endpoints, rest
 
 
 def test_the_script_sets_reads_and_changes(shared_lab: str) -> None:
@@ -26,15 +27,45 @@ def test_the_script_sets_reads_and_changes(shared_lab: str) -> None:
     assert (on_server["limit"], on_server["active"]) == (2, True)
 
 
+def take(tag: str) -> None:
+    """Take a slot of the limit of `tag`, for a task run that does not exist."""
+    holder = {"names": [tag], "task_run_id": "00000000-0000-4000-8000-000000000001"}
+    rest.call("POST", "concurrency_limits/increment", holder)
+
+
 def test_a_tag_without_a_limit_is_none(shared_lab: str) -> None:
     assert limits.read("nobody-limits-this") is None
     with pytest.raises(limits.CannotRun, match="has no limit, so it has no slots"):
         limits.reset("nobody-limits-this")
 
 
-@pytest.mark.parametrize("tag", ["a/b", "", "a b", "a?b", "ä%20"])
+def test_a_tag_with_a_space_is_set_changed_and_freed(shared_lab: str) -> None:
+    httpx.post(f"{shared_lab}/concurrency_limits/", json={"tag": "my db", "concurrency_limit": 2}).raise_for_status()
+    take("my db")
+    assert answer(run(LIMIT, "--tag", "my db", "--limit", "4", "--json"))["active_slots"] == 1
+    freed = answer(run(LIMIT, "--tag", "my db", "--reset", "--json"))
+    assert (freed["tag"], freed["limit"], freed["active_slots"], freed["holders"]) == ("my db", 4, 0, [])
+
+
+@pytest.mark.parametrize("tag", [" a b ", "a?b#c=d", "a+b:c;d,e", "ä日\\'\"", "..."])
+def test_every_tag_that_the_server_keeps_can_be_changed_and_freed(shared_lab: str, tag: str) -> None:
+    for kind in ("tag", "global"):
+        assert limits.ensure(tag, 2, kind) and limits.ensure(tag, 4, kind) and limits.read(tag, kind).limit == 4
+        if kind == "tag":
+            take(tag)
+        else:
+            rest.send(limit_endpoints.change_counter(tag, active_slots=1))
+        assert limits.read(tag, kind).active_slots == 1
+        assert limits.reset(tag, kind).active_slots == 0
+
+
+@pytest.mark.parametrize("tag", ["a/b", "", ".", "..", "a\nb", "a%b", "a&b", "a<b", "\udcff"])
 def test_a_tag_that_the_server_would_choke_on_is_refused(shared_lab: str, tag: str) -> None:
-    assert "cannot have a limit" in refused(run(LIMIT, "--tag", tag))
+    for kind in ("tag", "global"):
+        with pytest.raises(limits.CannotRun, match=r"cannot have a limit\. Choose a name"):
+            limits.ensure(tag, 2, kind)
+    if tag == "a/b":
+        assert "cannot have a limit" in refused(run(LIMIT, "--tag", tag))
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "three", "1.5"])

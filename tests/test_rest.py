@@ -4,17 +4,23 @@ import asyncio
 import http.server
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
+from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 import refresh
 from fill import empty, fill_wide
-from support.servers import forget_servers
+from support.servers import forget_servers, free_port
+from support.waiting import eventually
 
 from flows import lab, limits
 from flows.api import body_keys, endpoints, limit_endpoints, rest
@@ -209,6 +215,98 @@ def test_many_rows_come_whole_even_if_the_server_cannot_tell_their_order(shared_
         assert len(refresh.run(page).task_runs) == 1450
     finally:
         empty(database)
+
+
+@pytest.fixture
+def small_pages(shared_lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Yield the API address of a second server over the lab's database, which gives 50 rows at once."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    database = str(lab.status().database).replace("postgresql:", "postgresql+asyncpg:")
+    variables = {
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_API_DATABASE_CONNECTION_URL": database,
+        "PREFECT_SERVER_API_DEFAULT_LIMIT": "50",
+        "PREFECT_API_URL": "",
+    }
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--log-level", "error"], cwd=tmp_path, env=os.environ | variables
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    try:
+        eventually(lambda: answers(HEALTH))
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(request: Request) -> bool:
+    try:
+        return bool(rest.send(request))
+    except CannotRun:
+        return False
+
+
+def test_the_size_of_a_page_is_what_the_server_accepts(scripted: Scripted) -> None:
+    refusals = [(422, {}, f'{{"detail": "Invalid limit: must be less than or equal to {most}."}}') for most in (50, 20)]
+    scripted.replies = [*refusals, OK]
+    assert rest.page() == 200
+    assert rest.send(endpoints.flow_runs()) == [] and rest.page() == 20 and len(scripted.heard) == 3
+    assert rest.rows(endpoints.flow_runs()) == [] and len(scripted.heard) == 4
+    scripted.replies = refusals[:1]
+    with pytest.raises(CannotRun, match="less than or equal to 50"):  # this many were asked for
+        rest.send(endpoints.flow_runs(limit=100))
+
+
+@pytest.mark.long
+def test_a_server_with_smaller_pages_is_read_whole(
+    shared_lab: str, small_pages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = lab.status().database
+    assert database is not None
+    run = fill_wide(database, 460)
+    wanted = {f"query_{number}" for number in range(460)}
+    try:
+        assert rest.page() == 200, "it has not said anything yet"
+        assert len(rest.rows(endpoints.task_runs(flow_run=run), start=30)) == 430
+        assert rest.page() == 50
+        monkeypatch.setenv("PREFECT_API_URL", small_pages.replace("127.0.0.1", "localhost"))  # a server not asked yet
+        assert {row["name"] for row in rest.rows(endpoints.task_runs(flow_run=run))} == wanted
+        assert len(rest.rows(endpoints.task_runs(flow_run=run), 120)) == 120
+        assert len(rest.send(endpoints.task_runs(flow_run=run))) == 50
+        with pytest.raises(CannotRun, match="less than or equal to 50"):  # which the user has asked for
+            rest.call("POST", "flow_runs/filter", {"limit": 100})
+        page = pages.run(run)
+        assert set(page.task_runs["name"]) == wanted
+        with psycopg.connect(database) as connection:
+            connection.execute(
+                "update task_run set state_name = 'Again', end_time = now() where flow_run_id = %s", [run]
+            )
+        for _ in range(100):
+            page = refresh.run(page)
+            if page.unread.skip == 0:
+                break
+        assert set(page.task_runs["state"]) == {"Again"} and set(page.task_runs["name"]) == wanted
+        assert pages.overview().complete
+        with psycopg.connect(database) as connection:
+            runs = "update task_run set state_type = 'RUNNING', state_timestamp = now() where flow_run_id = %s"
+            connection.execute(runs, [run])
+        assert not pages.overview().complete and not refresh.overview(pages.overview()).complete
+        ids = [row["id"] for row in rest.rows(endpoints.task_runs(flow_run=run), 60)]
+        limits.ensure("of small pages", 60)
+        for id_ in ids:
+            rest.call("POST", "concurrency_limits/increment", {"names": ["of small pages"], "task_run_id": id_})
+        limit = limits.read("of small pages")
+        assert {holder["task_run_id"] for holder in limit.holders if holder["name"]} == set(ids)
+        (held,) = pages.limits().query("tag == 'of small pages'").to_dict("records")
+        assert sum(holder["name"] is not None for holder in held["holders"]) == 60
+    finally:
+        rest.send(endpoints.delete("concurrency_limits/tag", "of small pages"))
+        empty(database)
+    monkeypatch.setenv("PREFECT_API_URL", shared_lab)
+    assert rest.page() == 200, "another server gives as many as ever"
 
 
 def test_a_missing_thing_is_none_where_that_is_asked_for(shared_lab: str) -> None:

@@ -4,18 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import quote
 
 import duckdb
 import psycopg
 import pytest
+from psycopg import conninfo, sql
 from support.commands import FLOW, answer, refused, run
 from support.waiting import eventually
 
-from flows import lab, limits, settings, warehouse
+from flows import lab, limits, recovery, settings, warehouse
 from flows.lab import postgres, processes, tpch
 
 ROWS_AT_TENTH = {"region": 5, "nation": 25, "supplier": 1_000, "customer": 15_000, "part": 20_000}
@@ -209,6 +212,51 @@ def test_a_warehouse_that_is_not_there_is_said(shared_lab: str, address: str) ->
 def test_an_address_that_cannot_be_read_is_said_and_not_shown(shared_lab: str) -> None:
     said = refused(run(FLOW, WAREHOUSE_URL="etl:sEcret@host/db"))
     assert "WAREHOUSE_URL" in said and "sEcret" not in said
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://etl:Sec1@Pass2@127.0.0.1/w",
+        "postgresql://etl:Sec1/Pass2@127.0.0.1/w",
+        "postgresql://etl:12/Pass2@127.0.0.1/w",
+        "postgresql://etl:Sec1?x=/Pass2@127.0.0.1/w",
+        "postgresql://etl:Sec1@x?sslmode=Pass2@127.0.0.1/w",
+        "postgresql://etl:Sec1%Pass2@127.0.0.1/w",
+        "postgresql://etl:Sec1 Pass2@127.0.0.1/w",
+        "postgresql://etl:Sec1@[Pass2@127.0.0.1/w",
+        "postgresql://etl:Pass2/w",
+        "postgresql+psycopg://etl:Pass2@127.0.0.1/w?sslmode=require",
+        "host=127.0.0.1 user=etl password=Sec1 Pass2",
+        "host=127.0.0.1 user=etl password='Pass2",
+    ],
+)
+def test_an_address_that_libpq_would_misread_is_refused_unseen(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_URL", address)
+    for connect in (warehouse.url, warehouse.prepare, recovery.connection("busiest_clerks", tmp_path).__enter__):
+        with pytest.raises(settings.CannotRun, match=r"WAREHOUSE_URL is not the .* %40 for @, %2F for /") as caught:
+            connect()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "Sec1" not in shown and "Pass2" not in shown
+
+
+def test_a_password_with_every_sign_works_once_it_is_encoded(
+    own_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = "p@s/s:w%o?r#d &="
+    with psycopg.connect(own_database.replace("reader:correct-horse", "postgres")) as connection:
+        connection.execute(sql.SQL("alter role reader password {}").format(password))
+    host = conninfo.conninfo_to_dict(own_database)["host"]
+    for address in (
+        own_database.replace("correct-horse", quote(password, safe="")) + "\n",
+        own_database.replace("correct-horse", quote(password, safe=":?#&=")),
+        conninfo.make_conninfo(host=host, user="reader", password=password, dbname="shop"),
+    ):
+        monkeypatch.setenv("WAREHOUSE_URL", address)
+        with warehouse.connect(warehouse.url()) as connection:
+            assert connection.info.user == "reader"
 
 
 def test_a_load_whose_connection_is_lost_is_said_and_the_tables_stay(loaded: psycopg.Connection) -> None:

@@ -10,9 +10,16 @@ from flows.settings import CannotRun, origin
 # The ends of the paths of the server's own pages.
 _PAGE = re.compile(
     r"/(dashboard|runs|flow-runs?|task-runs?|flows?|deployments?|work-pools?|work-queues?|blocks?|variables|artifacts?"
-    r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login)(/.*)?$"
+    r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login|(?i:api))(/.*)?$"
 )
 _IDS = re.compile(r"/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})")
+
+
+def named() -> str:
+    """Return PREFECT_API_URL and where it is set, for a sentence that advises to correct it."""
+    place = origin("PREFECT_API_URL") or "the environment"
+    lab = " (to use the lab: prefect profile create lab, then prefect profile use lab)" if "profile" in place else ""
+    return f"PREFECT_API_URL in {place}{lab}"
 
 
 def check(url: str) -> None:
@@ -22,7 +29,7 @@ def check(url: str) -> None:
         next_step = "Set it to http://HOST:4200/api, and set PREFECT_API_AUTH_STRING=user:password."
         wrong = f"has credentials in it, which every message would show. {next_step}"
     elif not url.startswith(("http://", "https://")):
-        wrong = "does not begin with http:// or https://. Write http://HOST:4200/api."
+        wrong = "does not begin with http:// or https:// (in lower case). Write http://HOST:4200/api."
     else:
         try:
             urlsplit(url)  # as Prefect does, which refuses brackets that httpx takes for a name
@@ -33,15 +40,15 @@ def check(url: str) -> None:
         except (httpx.InvalidURL, ValueError):
             wrong = "has no valid host or port. Write http://HOST:4200/api."
     if wrong:
-        raise CannotRun(f"PREFECT_API_URL, from {origin('PREFECT_API_URL')}, {wrong}")
+        raise CannotRun(f"{named()} {wrong}")
     if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
         ids = _IDS.search(path)
         account, workspace = ids.groups() if ids else ("ACCOUNT_ID", "WORKSPACE_ID")
         right = f"https://api.prefect.cloud/api/accounts/{account}/workspaces/{workspace}"
         if url != right:
             next_step = f"Set PREFECT_API_URL to {right}; the page of a workspace shows both ids in its own address."
-            raise CannotRun(f"{url} is not the API address of a Prefect Cloud workspace. {next_step}")
-    elif "/api" not in path:
+            raise CannotRun(f"{named()} is not the API address of a Prefect Cloud workspace. {next_step}")
+    elif "/api" not in path or re.search("[?#]", url):
         api = f"{address.scheme}://{address.netloc.decode()}{_PAGE.sub('', path).rstrip('/')}/api"
-        page = f"PREFECT_API_URL is {url}, the address of a web page."
-        raise CannotRun(f"{page} The API address contains /api: use {api}")
+        right = f"The API address contains /api{' and no ? or #' if '/api' in path else ''}: use {api}"
+        raise CannotRun(f"{named()} is the address of a web page. {right}")

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from flows.api import environment
+from flows.api.address import named
 from flows.settings import CannotRun, Refused
 
 
@@ -31,14 +32,14 @@ def unreachable(url: str, error: Exception) -> CannotRun:
     """Return what to raise if a request to `url` ended in `error`, without an answer."""
     text = str(error)
     if isinstance(error, httpx.InvalidURL):
-        return CannotRun(f"The address {url} is not valid ({text}). Correct PREFECT_API_URL.")
+        return CannotRun(f"The address {url} is not valid ({text}). Correct {named()}.")
     server = f"{httpx.URL(url).scheme}://{httpx.URL(url).netloc.decode()}"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.split("CERTIFICATE_VERIFY_FAILED]")[-1].split("(_ssl")[0].strip()
         next_step = "Set PREFECT_API_SSL_CERT_FILE to the certificate of the authority that signed it."
         return CannotRun(f"{server} has a certificate that is not trusted here ({reason}). {next_step}")
     if isinstance(error.__cause__, ssl.SSLError) or "SSL" in text:
-        next_step = "Write http:// in PREFECT_API_URL, or put a gateway with TLS in front of it."
+        next_step = f"Write http:// in {named()}, or put a gateway with TLS in front of it."
         return CannotRun(f"{server} does not use TLS. {next_step}")
     if isinstance(error, httpx.TimeoutException):
         waited_for = "connect" if isinstance(error, httpx.ConnectTimeout) else "read"
@@ -52,12 +53,12 @@ def unreachable(url: str, error: Exception) -> CannotRun:
         )
     if isinstance(error, httpx.ConnectError):
         if any(words in text for words in ("Name or service", "nodename", "name resolution")):
-            return CannotRun(f"No machine has the name {httpx.URL(url).host}. Correct PREFECT_API_URL.")
-        next_step = "Start it (for the lab: python scripts/lab.py up), or correct PREFECT_API_URL."
+            return CannotRun(f"No machine has the name {httpx.URL(url).host}. Correct {named()}.")
+        next_step = f"Start it (for the lab: python scripts/lab.py up), or correct {named()}."
         return CannotRun(f"No server answers at {server}. {next_step}")
     if isinstance(error, httpx.LocalProtocolError):  # its text quotes the header, with the secret
         return CannotRun(f"Nothing was sent to {server}: the credentials do not fit in a header. Correct them.")
-    next_step = "If it expects https, write https:// in PREFECT_API_URL; otherwise look at its log."
+    next_step = f"If it expects https, write https:// in {named()}; otherwise look at its log."
     return CannotRun(f"{server} hung up without an answer ({text}). {next_step}")
 
 
@@ -65,7 +66,7 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
     """Return what to raise for `response`, which is not a success or not JSON: its reason, and what to do about it."""
     status = response.status_code
     if status == 400 and "HTTPS" in response.text:
-        return CannotRun(f"{url} expects https, but was called over http. Write https:// in PREFECT_API_URL.")
+        return CannotRun(f"{url} expects https, but was called over http. Write https:// in {named()}.")
     if response.is_redirect:
         return CannotRun(_redirected(httpx.URL(url), response.headers.get("Location", "")))
     reason = _reason(response)
@@ -99,7 +100,7 @@ def not_prefect(url: str, response: httpx.Response) -> CannotRun:
     """Return what to raise for `response`, which a Prefect server would not give."""
     is_page = "html" in response.headers.get("Content-Type", "")
     content = "a web page" if is_page else "JSON" if _is_json(response) else "something other than JSON"
-    next_step = "Check the path in PREFECT_API_URL, and any proxy between this machine and the server."
+    next_step = f"Check the path in {named()}, and any proxy between this machine and the server."
     return CannotRun(f"{url} answers {response.status_code} with {content}: that is not a Prefect API. {next_step}")
 
 
@@ -116,7 +117,7 @@ def retry_after(response: httpx.Response) -> float:
 def _redirected(url: httpx.URL, location: str) -> str:
     target = url.join(location)
     if (url.scheme, target.scheme, url.host) == ("http", "https", target.host):
-        return f"{url} redirects to https. Write https:// in PREFECT_API_URL."
+        return f"{url} redirects to https. Write https:// in {named()}."
     if target.path.strip("/") == url.path.strip("/") and target.host == url.host:
         return f"{url} redirects to {target}. Correct the path."
     why = f"{url} redirects to {location or 'nowhere'}: probably a login page, which a program cannot use."

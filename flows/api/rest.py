@@ -7,6 +7,7 @@ import asyncio
 import functools
 import os
 import random
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import tenacity
 from flows import settings
 from flows.api import body_keys, credentials, errors, server
 
-PAGE = 200  # the most rows that the server gives at once
+PAGE = 200  # a request for so many rows asks for as many as the server gives at once; see `page`
 AT_ONCE = 6  # requests under way at the same time
 TIMEOUT = httpx.Timeout(15, connect=5)  # seconds for one try
 TRIES = 7
@@ -25,6 +26,7 @@ PATIENCE = 30  # seconds after the first try in which a request may be repeated
 BUSY = (423, 429, 503)  # the statuses with which a server asks for a repeat; 503 is SQLite's while another one writes
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 READS = ("filter", "count", "paginate", "history", "count-task-runs")  # the ends of the paths of POSTs that only read
+_fewer: dict[str, int] = {}  # by the API's address: how many rows a server gives at once, if it has refused PAGE
 
 
 class Request(NamedTuple):
@@ -62,6 +64,11 @@ def gather(requests: Sequence[Request]) -> list[Any]:
     return asyncio.run_coroutine_threadsafe(_together(client, base, header, requests), loop).result()
 
 
+def page() -> int:
+    """Return how many rows the server gives at once: PAGE, or as few as it has said when it was asked for that."""
+    return _fewer.get(os.environ.get("PREFECT_API_URL", ""), PAGE)
+
+
 def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> list[dict[str, Any]]:
     """Return the rows of a `…/filter` endpoint, counted from 0, from `start` to before `at_most`, from all pages.
 
@@ -73,12 +80,15 @@ def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> lis
     by_id: dict[str, dict[str, Any]] = {}
     offset, together = start, AT_ONCE if start else 1
     while at_most is None or offset < at_most:
-        offsets = range(offset, offset + together * PAGE, PAGE)
+        size = page()
+        offsets = range(offset, offset + together * size, size)
         pages = gather([request._replace(body={**(request.body or {}), "limit": PAGE, "offset": o}) for o in offsets])
-        by_id.update({row["id"]: row for page in pages for row in page})
-        if len(pages[-1]) < PAGE:
+        if page() < size:  # as the server has just said: these pages are not next to each other
+            continue
+        by_id.update({row["id"]: row for one in pages for row in one})
+        if len(pages[-1]) < size:
             break
-        offset, together = offset + together * PAGE, AT_ONCE
+        offset, together = offset + together * size, AT_ONCE
     return list(by_id.values())[: None if at_most is None else at_most - start]
 
 
@@ -109,11 +119,14 @@ async def _together(
 
 
 async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str], request: Request) -> Any:
-    path = request.path.lstrip("/")
-    body_keys.check(path, request.body or {})
+    path, body, size = request.path.lstrip("/"), request.body, _fewer.get(base, PAGE)
+    body_keys.check(path, body or {})
+    paged = bool(body and body.get("limit") == PAGE)
+    if body and paged:
+        body = {**body, "limit": size}
     url = f"{base}/{path}"
     # What creates something is sent once: it may have been done, even if no answer came.
-    once = request.method == "POST" and _ending(path) not in (*READS, "set_state")
+    once = request.method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] not in (*READS, "set_state")
     busy = tenacity.retry_if_result(lambda response: response.status_code in BUSY)
     tries = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(BROKEN) | busy,
@@ -122,9 +135,13 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
         retry_error_callback=lambda tried: tried.outcome and tried.outcome.result(),
     )
     try:
-        response = await tries(client.request, request.method, url, json=request.body, headers=header, timeout=TIMEOUT)
+        response = await tries(client.request, request.method, url, json=body, headers=header, timeout=TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.unreachable(url, error) from None
+    fewer = paged and response.status_code == 422 and re.search(r"must be less than or equal to ([1-9]\d*)", response.text)
+    if fewer and int(fewer[1]) < size:
+        _fewer[base] = int(fewer[1])
+        return await _answer(client, base, header, request)
     return errors.decoded(url, response, missing_ok=request.missing_ok)
 
 
@@ -134,7 +151,3 @@ def _pause(tried: tenacity.RetryCallState) -> float:
     if response is not None and response.status_code != 503:
         return errors.retry_after(response) + random.uniform(0, 0.05)
     return random.uniform(0.05, 0.2) * 1.5 ** (tried.attempt_number - 1)
-
-
-def _ending(path: str) -> str:
-    return path.rstrip("/").rsplit("/", 1)[-1]

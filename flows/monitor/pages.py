@@ -45,7 +45,7 @@ class Overview:
     @property
     def complete(self) -> bool:
         """Whether `task_runs` are all the active ones: if there are 200, there may be more."""
-        return len(self.task_runs) < rest.PAGE
+        return len(self.task_runs) < rest.page()
 
 
 class Unread(NamedTuple):
@@ -121,8 +121,8 @@ def run(flow_run_id: str) -> Run:
     reads = [endpoints.flow_run(flow_run_id), endpoints.flows(flow_run=flow_run_id), first]
     reads += [endpoints.logs(flow_run=flow_run_id), limit_rows.request(version)]
     answer, flows, tasks, lines, limits = rest.gather(reads)
-    if len(tasks) == rest.PAGE:
-        tasks += rest.rows(first, MOST_TASK_RUNS, start=rest.PAGE)
+    if len(tasks) == rest.page():
+        tasks += rest.rows(first, MOST_TASK_RUNS, start=rest.page())
     flow_run, until = flow_run_row(flow_run_id, answer, {flow["id"]: flow["name"] for flow in flows}, now)
     poll = None
     if reasons.waits_for_worker(flow_run):
@@ -150,7 +150,7 @@ def limits() -> pd.DataFrame:
     version = rest.send(endpoints.version())
     leases, counters = rest.gather([limit_endpoints.limits(), limit_rows.request(version)])
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
-    task_runs = rest.send(endpoints.task_runs(ids=ids)) if ids else []
+    task_runs = rest.rows(endpoints.task_runs(ids=ids)) if ids else []
     return limit_rows.held_by_leases(leases, task_runs, counters)
 
 
@@ -160,8 +160,8 @@ def _first_due(runs: Sequence[Mapping[str, Any]], flows: Sequence[Mapping[str, A
     `runs` are the 200 newest. If there are more, none can be older than the first of all `flows`.
     """
     times = [run["expected_start_time"] for run in runs]
-    if len(runs) == rest.PAGE:
-        if len(flows) == rest.PAGE:  # a flow that is not among them may be older
+    if len(runs) == rest.page():
+        if len(flows) == rest.page():  # a flow that is not among them may be older
             first = rest.send(endpoints.flow_runs(sort="EXPECTED_START_TIME_ASC", limit=1))
             times += [run["expected_start_time"] for run in first]
         times += [flow["created"] for flow in flows]

@@ -81,7 +81,7 @@ MISTAKES = {
         "was tried again",
     ),
     "the kit reads one page": Mistake(
-        "04_rest_queries", "api/rest.py", "        if len(pages[-1]) < PAGE:", "        if True:", "== len(made)"
+        "04_rest_queries", "api/rest.py", "        if len(pages[-1]) < size:", "        if True:", "== len(made)"
     ),
     "the kit sends no header": Mistake(
         "01_auth", "api/credentials.py", "if known.prefect_api_auth_string is not None:\n        return Sent",
