@@ -138,7 +138,8 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
         response = await tries(client.request, request.method, url, json=body, headers=header, timeout=TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.unreachable(url, error) from None
-    fewer = paged and response.status_code == 422 and re.search(r"must be less than or equal to ([1-9]\d*)", response.text)
+    refusal = response.text if paged and response.status_code == 422 else ""
+    fewer = re.search(r"must be less than or equal to ([1-9]\d*)", refusal)
     if fewer and int(fewer[1]) < size:
         _fewer[base] = int(fewer[1])
         return await _answer(client, base, header, request)
