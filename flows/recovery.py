@@ -21,7 +21,7 @@ def clear_abandoned(own: str) -> None:
         flow_run: dict[str, Any] = rest.send(endpoints.flow_run(run)) or {"parameters": {}, "state_type": None}
         unended = run != own and _of_this_attempt(flow_run, owner["opened"])
         _end_task_runs(set(owner["task_runs"]), run if unended else None)
-        counted = flow_run["parameters"].get("limit_by") == "global" and not versions.line(versions.here()).leases
+        counted = flow_run["parameters"].get("limit_by") == "global" and not versions.is_3(versions.here())
         if counted and (slots := len(mart.unfinished(staging))):  # in Prefect 2 nothing else would free them
             rest.send(limit_endpoints.give_back(limits.TAG, slots))
         if unended:

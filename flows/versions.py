@@ -10,29 +10,17 @@ import importlib.metadata
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 
-@dataclass(frozen=True)
-class Line:
-    """What servers of one major version of Prefect do, and those of the other do not."""
+def is_3(version: str | None) -> bool:
+    """Return whether a server of this `version` is Prefect 3, as Prefect Cloud is, which names no version.
 
-    basic: bool  # they can ask for a user and a password
-    leases: bool  # they count a tag's taken slots, and name their holders by leases that expire
-    websocket: bool  # they receive the states of task runs over a WebSocket
-    ends: bool  # their filters know when a run ended
-    stops: bool  # they end at SIGTERM; in Prefect 2 services inside the server swallow the signal
-
-
-PREFECT_2 = Line(basic=False, leases=False, websocket=False, ends=False, stops=False)
-PREFECT_3 = Line(basic=True, leases=True, websocket=True, ends=True, stops=True)
-
-
-def line(version: str | None) -> Line:
-    """Return what a server of this `version` does. Prefect Cloud, which names no version, does as Prefect 3."""
-    return PREFECT_2 if (version or "3").startswith(("0.", "2.")) else PREFECT_3
+    Servers of Prefect 2 cannot ask for a user and a password, do not name the holders of a tag's slots by leases that
+    expire, get no states of task runs over a WebSocket, cannot filter by the end of a run, and do not end at SIGTERM.
+    """
+    return not (version or "3").startswith(("0.", "2."))
 
 
 def here() -> str | None:
@@ -45,7 +33,7 @@ def here() -> str | None:
 
 def certificate_variable() -> str:
     """Return the variable that tells Prefect's client which certificates to trust; Prefect 2 has none of its own."""
-    return "SSL_CERT_FILE" if line(here()) is PREFECT_2 else "PREFECT_API_SSL_CERT_FILE"
+    return "PREFECT_API_SSL_CERT_FILE" if is_3(here()) else "SSL_CERT_FILE"
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -57,7 +45,7 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     import prefect
 
     decorator: Any = prefect.task
-    if line(here()) is PREFECT_3:
+    if is_3(here()):
         return decorator(function, **options)
     import tenacity
 
@@ -94,7 +82,7 @@ def slot(limit: str) -> AbstractContextManager[None]:
     from prefect.concurrency.sync import concurrency
 
     # As long as the lease of a tag's slot: what a killed process held is free again after that time.
-    lease: dict[str, Any] = {"lease_duration": 60} if line(here()).leases else {}
+    lease: dict[str, Any] = {"lease_duration": 60} if is_3(here()) else {}
     return concurrency(limit, occupy=1, **lease)
 
 
@@ -114,7 +102,7 @@ def states(futures: Sequence[Any]) -> list[concurrent.futures.Future[Any]]:
 
     Private names: Prefect 2's futures can only be waited for one after the other, and not from every thread.
     """
-    if line(here()) is PREFECT_3:
+    if is_3(here()):
         return [future.wrapped_future for future in futures]
     return [asyncio.run_coroutine_threadsafe(future._wait(), future._loop) for future in futures]
 
@@ -124,7 +112,7 @@ def task_run_ids(futures: Sequence[Any]) -> list[str]:
 
     Private names: Prefect 2 creates task runs in the background, and a future does not say when it knows its id.
     """
-    if line(here()) is PREFECT_3:
+    if is_3(here()):
         return [str(future.task_run_id) for future in futures]
     for future in futures:
         asyncio.run_coroutine_threadsafe(future._wait_for_submission(), future._loop).result()
@@ -133,7 +121,7 @@ def task_run_ids(futures: Sequence[Any]) -> list[str]:
 
 def task_runner() -> Any:
     """Return the task runner for a flow that uses `end_waits`: None, which is the default one, in Prefect 3."""
-    if line(here()) is PREFECT_3:
+    if is_3(here()):
         return None
     import anyio
     import prefect.task_runners
@@ -171,7 +159,7 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
     In Prefect 2 they are cancelled. In Prefect 3 they begin without a slot, and have to end by themselves.
     Private names: neither version can cancel a task run that waits for its slot.
     """
-    if line(here()) is PREFECT_2:
+    if not is_3(here()):
         for future in waiting:
             future._loop.call_soon_threadsafe(future._task_runner.scopes[future.key].cancel)
         return
@@ -191,7 +179,7 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
 
 def ready_slots(limit: str) -> None:
     """Make ready for `slot`, in the flow and before the first task that takes one is submitted."""
-    if line(here()) is PREFECT_2:
+    if not is_3(here()):
         # Otherwise the first task starts this service with a lock held that the event loop may wait for: a deadlock.
         from prefect.concurrency.services import ConcurrencySlotAcquisitionService
 

@@ -51,7 +51,7 @@ def hold_slot(tag: str, flow_run_id: str | None = None) -> None:
     if flow_run_id is None:
         flow = rest.send(create_flow(records.PREFIX))
         flow_run_id = str(rest.send(record_flow_run(flow["id"], "gone", "RUNNING"))["id"])
-    leases = versions.line(rest.send(endpoints.version())).leases
+    leases = versions.is_3(rest.send(endpoints.version()))
     state = "RUNNING" if leases else "PENDING"
     task_run = rest.send(record_task_run(flow_run_id, "running one", tag, state))
     if leases:

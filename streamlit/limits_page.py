@@ -22,7 +22,7 @@ def show() -> None:
 
 
 def _body(limits: Any) -> None:
-    if not versions.line(st.session_state.get("version")).leases:
+    if not versions.is_3(st.session_state.get("version")):
         st.caption(
             "This server has no leases: it counts the entries in a list of holders. A run that was killed stays on"
             " that list, so its slots stay taken until you free them."

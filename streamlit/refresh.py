@@ -76,7 +76,7 @@ def _changed(page: Run) -> Request:
     flow_run_id, since = page.flow_run["flow_run_id"], page.unread.since - _DELAY
     if page.task_runs.empty:
         changed = endpoints.task_runs(flow_run=flow_run_id)
-    elif versions.line(page.version).ends:
+    elif versions.is_3(page.version):
         changed = endpoints.task_runs(flow_run=flow_run_id, changed_since=since)
     else:
         # The filters of Prefect 2 do not know when a task run ended.

@@ -46,7 +46,7 @@ def check(url: str) -> Check:
             version = _ask(client, "GET", f"{url}/admin/version")
             verdict = replace(verdict, server_version=version)
             _ask(client, "POST", f"{url}/flow_runs/count")
-        remark = _websocket(url) if versions.line(version).websocket else ""
+        remark = _websocket(url) if versions.is_3(version) else ""
         remarks = " ".join(filter(None, [_unsent(), remark]))
         return replace(verdict, reachable=True, accepted=True, detail=remarks)
     except Refused as refusal:

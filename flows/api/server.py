@@ -59,10 +59,9 @@ def check_prefect(url: str) -> None:
     from flows.api import endpoints, rest  # here, because they import this module
 
     theirs, ours = rest.send(endpoints.version()), versions.here()
-    line = versions.line(theirs)
-    if line is not versions.line(ours):
+    if versions.is_3(theirs) != versions.is_3(ours):
         differ = f"The server at {url} is Prefect {theirs or 'Cloud'}, but this environment has {ours}"
-        environment = ".venv-prefect2" if line is versions.PREFECT_2 else ".venv"
+        environment = ".venv" if versions.is_3(theirs) else ".venv-prefect2"
         next_step = f"Use the environment {environment}, as docs/versions.md explains."
         raise CannotRun(f"{differ}; that server cannot run its flows. {next_step}")
 

@@ -40,7 +40,7 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         if auth is None:
             auth, https = before.get("auth", "none"), before.get("https", False)
         here = versions.here()
-        if auth == "basic" and here and not versions.line(here).basic:
+        if auth == "basic" and here and not versions.is_3(here):
             raise CannotRun(f"The server of Prefect {here} cannot check callers. Choose --auth gateway or --auth none.")
         _start_postgres(folder)
         _check_version(folder)
@@ -122,7 +122,7 @@ def _create_database(data: Path, name: str, owner: str) -> None:
 def _check_version(folder: Path) -> None:
     """Raise CannotRun if the running lab's Prefect is another major version than the one installed here."""
     ours, theirs = versions.here(), _describe(folder).prefect_version
-    if ours and theirs and versions.line(ours) is not versions.line(theirs):
+    if ours and theirs and versions.is_3(ours) != versions.is_3(theirs):
         raise CannotRun(
             f"The lab runs Prefect {theirs}, but this environment has Prefect {ours}."
             " Stop the lab with scripts/lab.py down, then try again."

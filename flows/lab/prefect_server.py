@@ -40,7 +40,7 @@ def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool
     Raises CannotRun if it does not start.
     """
     written = log.stat().st_size if log.exists() else 0
-    if versions.line(versions.here()).leases:
+    if versions.is_3(versions.here()):  # which has leases
         slots.recount(home, address)
     origin = url.removesuffix("/api")
     print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
@@ -76,7 +76,7 @@ def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool
 
 def stop(home: Path) -> None:
     """Stop the server whose files are in `home`, whoever started it."""
-    how = signal.SIGTERM if versions.line(versions.here()).stops else signal.SIGKILL
+    how = signal.SIGTERM if versions.is_3(versions.here()) else signal.SIGKILL  # Prefect 2 takes SIGTERM and goes on
     processes.stop(processes.working_in(home, r"prefect\.server"), how)
     processes.check_seen(home, r"prefect\.server")
     shutil.rmtree(socket_file(home).parent, ignore_errors=True)

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def request(version: str | None) -> Request:
     """Return the request whose answer has the number of taken slots; Prefect 2 has only the list of holders."""
-    return limit_endpoints.counters() if versions.line(version).leases else limit_endpoints.limits()
+    return limit_endpoints.counters() if versions.is_3(version) else limit_endpoints.limits()
 
 
 def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
