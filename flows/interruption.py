@@ -44,11 +44,7 @@ def cancellable(run_query: Callable[[str, Path], int]) -> Callable[[str, Path], 
 
 @contextlib.contextmanager
 def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
-    """Yield a connection to the warehouse whose `query` is cancelled as soon as the run is interrupted.
-
-    Where the database refuses it because of the connections of a run that stands still, the error says so.
-    """
-    over = threading.Event()
+    """Yield a connection to the warehouse whose `query` is cancelled as soon as the run is interrupted."""
     try:
         opened = psycopg.connect(warehouse.url(), application_name=f"flows {query}")
     except psycopg.OperationalError as error:
@@ -56,18 +52,11 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
         raise psycopg.OperationalError(" ".join([str(error).strip(), *reasons])) from None
 
     def cancel_if_interrupted() -> None:
-        while not over.wait(0.1):
-            if why(staging):
-                opened.cancel()
+        if why(staging):
+            opened.cancel()
 
-    watching = threading.Thread(target=cancel_if_interrupted, daemon=True)
-    with opened:
-        watching.start()
-        try:
-            yield opened
-        finally:
-            over.set()
-            watching.join()
+    with opened, _repeating(0.1, cancel_if_interrupted):
+        yield opened
 
 
 @contextlib.contextmanager
@@ -81,7 +70,7 @@ def interruptible(
     """
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
     mart.note_task_runs(staging, list(task_runs.values()))
-    over = threading.Event()
+    moved, lost, told = time.time(), set[str](), set[str]()
 
     def end_waits() -> None:
         waiting = [future for name, future in zip(names, futures, strict=True) if not mart.noted(staging, name)]
@@ -89,7 +78,7 @@ def interruptible(
 
     def stop(reason: str) -> None:
         files.replace(staging / "interrupted", reason)
-        print(f"{reason}: cancelling what runs.", file=sys.stderr, flush=True)
+        _say(f"{reason}: cancelling what runs.")
         if limit_by == "tag":  # a task that waits for a global limit does so in its own code
             threading.Thread(target=end_waits, daemon=True).start()
 
@@ -97,33 +86,29 @@ def interruptible(
         signal.signal(number, signal.default_int_handler)
         stop("Interrupted")
 
-    def watch() -> None:
-        moved, lost, told = time.time(), set[str](), set[str]()
-        while not over.wait(SECONDS) and not why(staging):
-            still, moved = time.time() - moved, time.time()
-            mart.move(staging)
-            for run, sentence in mart.standing_still(staging).items():
-                if run not in told:
-                    print(sentence, file=sys.stderr, flush=True)
-                told.add(run)
-            running = {task_runs[query] for query in mart.unfinished(staging)}
-            lost = running if still > LEASE and limit_by == "tag" else lost & running
-            with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
-                reason = _asked(staging.name) or _beside_the_limit(lost)
-                if reason:
-                    stop(reason)
+    def look() -> None:
+        nonlocal moved, lost
+        still, moved = time.time() - moved, time.time()
+        mart.move(staging)
+        for run, sentence in mart.standing_still(staging).items():
+            if run not in told:
+                _say(sentence)
+            told.add(run)
+        running = {task_runs[query] for query in mart.unfinished(staging)}
+        lost = running if still > LEASE and limit_by == "tag" else lost & running
+        with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
+            reason = None if why(staging) else _asked(staging.name) or _beside_the_limit(lost)
+            if reason:
+                stop(reason)
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere, Python handles no signals
-        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # not so below nohup
-        before = {number: signal.signal(number, at_signal) for number in heeded}
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
+    # Elsewhere than in the main thread Python handles no signals; below nohup, SIGHUP is to be ignored.
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, at_signal) for number in heeded}
     try:
-        yield
+        with _repeating(SECONDS, look):
+            yield
     finally:
-        over.set()
-        watching.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -139,6 +124,29 @@ def deleted(error: Any) -> Any:
     """Return the state of a flow run that was deleted on the server, for Prefect's ObjectNotFound."""
     run = str(error.http_exc.request.url).partition("flow_runs/")[2][:36]
     return Cancelled(message=f"{DELETED}.", state_details=StateDetails(flow_run_id=UUID(run)))
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # of a terminal that was closed
+        print(sentence, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _repeating(seconds: float, act: Callable[[], None]) -> Generator[None]:
+    """Call `act` in another thread, every few `seconds`, until the block ends."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds):
+            act()
+
+    acting = threading.Thread(target=repeat, daemon=True)
+    acting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        acting.join()
 
 
 def _asked(flow_run_id: str) -> str | None:

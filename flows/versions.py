@@ -47,13 +47,15 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     decorator: Any = prefect.task
     if is_3(here()):
         return decorator(function, **options)
+    if function is None:
+        return functools.partial(task, **options)
     import tenacity
 
     retries, delays = options.pop("retries", 0), options.pop("retry_delay_seconds", 0)
     worth_retrying = options.pop("retry_condition_fn", lambda *_: True)
     delays = delays(retries) if callable(delays) else delays if isinstance(delays, list) else [delays] * retries
     spread = options.pop("retry_jitter_factor", 0)
-    retrying = tenacity.Retrying(
+    retried = tenacity.retry(
         stop=tenacity.stop_after_attempt(retries + 1),
         wait=lambda attempt: delays[attempt.attempt_number - 1] * random.uniform(1 - spread, 1 + spread),
         retry=tenacity.retry_if_exception(
@@ -61,15 +63,7 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         ),
         reraise=True,
     )
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        @functools.wraps(function)
-        def retried(*arguments: Any, **named: Any) -> Any:
-            return retrying.copy()(function, *arguments, **named)
-
-        return decorator(**options)(retried)
-
-    return decorate(function) if function else decorate
+    return decorator(**options)(retried(function))
 
 
 def wait(futures: Sequence[Any]) -> None:
