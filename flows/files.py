@@ -13,23 +13,25 @@ from flows.settings import CannotRun
 
 
 def folder() -> Path:
-    """Return the lab's folder, made if it does not exist. Raises CannotRun if nothing can be written there."""
-    lab = settings.read().flows_lab_dir
+    """Return the lab's folder, made if it does not exist. Raises CannotRun if no file can be made or locked there."""
+    lab, refused = settings.read().flows_lab_dir, "cannot be used"
     try:
         lab.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=lab):
+        with tempfile.TemporaryFile(dir=lab) as file:
+            refused = "cannot be used, because its disk refuses to lock files, as some network disks do"
+            fcntl.flock(file, fcntl.LOCK_EX)
             return lab
     except OSError as error:
         raise CannotRun(
-            f"The lab's folder {lab} cannot be used: {error.strerror or error}."
-            " Set FLOWS_LAB_DIR to a folder that you can write to, on a disk with some free space."
+            f"The lab's folder {lab} {refused}: {error.strerror or error}."
+            " Set FLOWS_LAB_DIR to a folder that you can write to, on a local disk with some free space."
         ) from error
 
 
-def lock(file: Path, mode: int = 0o600) -> BaseFileLock:
+def lock(file: Path, mode: int = 0o600, blocking: bool = True) -> BaseFileLock:
     """Return the lock on `file`, to be held in a `with` block; the system frees it when its process ends."""
     # Not per thread, so that any thread may free it.
-    return FileLock(file, mode=mode, thread_local=False)
+    return FileLock(file, mode=mode, blocking=blocking, thread_local=False)
 
 
 def held(file: Path) -> bool:

@@ -12,7 +12,9 @@
 import contextlib
 import json
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -32,6 +34,9 @@ from flows.settings import CannotRun
 PATIENCE = 30  # seconds for the process of an earlier attempt to end
 STILL = 10  # seconds without a sign of life
 
+# PostgreSQL's types that are staged as what Python has for them; others as text: Python's intervals have no months.
+PARSED = re.compile(r"(bool|int\d|oid|float\d|numeric|date|time|timestamp|timestamptz|bytea|text|varchar|bpchar)\b")
+
 
 def path() -> Path:
     """Return the mart's file."""
@@ -44,7 +49,7 @@ def staging(run: str) -> Generator[Path]:
 
     Raises CannotRun if another process still works on `run`, of which this is a later attempt.
     """
-    folder = settings.read().flows_lab_dir / "staging" / run
+    folder = files.folder() / "staging" / run
     if folder.exists():
         try:
             with files.lock(folder / "owner.lock").acquire(timeout=PATIENCE):
@@ -70,10 +75,7 @@ def abandoned() -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the staging folders of runs on this server whose process has ended, locked, with what `owner.json` says."""
     where = _server()
     for owner in _owners():
-        with (
-            contextlib.suppress(filelock.Timeout, OSError),
-            files.lock(owner.with_suffix(".lock")).acquire(blocking=False),
-        ):
+        with contextlib.suppress(filelock.Timeout, OSError), files.lock(owner.with_suffix(".lock"), blocking=False):
             written = _read(owner)
             if written.get("server") == where:
                 yield owner.parent, {"opened": 0.0, "task_runs": [], **written}
@@ -129,32 +131,65 @@ def unfinished(staging: Path) -> list[str]:
 
 
 def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
-    """Write the rows of `cursor` to staging, with their types, and return how many there are."""
-    columns = [column.name for column in cursor.description or ()]
-    rows = cursor.fetchall()
-    table = pyarrow.table({name: [row[place] for row in rows] for place, name in enumerate(columns)})
-    pyarrow.parquet.write_table(table, staging / f"{query}.parquet")
-    _write(staging / f"{query}.json", noted(staging, query) | {"rows": len(rows)})
+    """Write the rows of `cursor` to staging, note how to read them, and return how many there are."""
+    rows, columns, reading = cursor.fetchall(), {}, []
+    for place, column in enumerate(cursor.description or ()):
+        name, values = column.name.replace('"', '""'), [row[place] for row in rows]
+        numbers = {"NaN", "Infinity", "-Infinity"}.isdisjoint(map(str, values))  # which no decimal of Arrow's is
+        if not (numbers and PARSED.match(column.type_display)) and (result := cursor.pgresult):
+            texts = [result.get_value(row, place) for row in range(len(rows))]
+            values = [text if text is None else str(text, cursor.connection.info.encoding) for text in texts]
+        columns[str(place)] = array = pyarrow.array(values)
+        reading.append(f'"{place}"::{_kind(column.type_display, str(array.type))} as "{name}"')
+    pyarrow.parquet.write_table(pyarrow.table(columns), staging / f"{query}.parquet")
+    _write(staging / f"{query}.json", noted(staging, query) | {"rows": len(rows), "reading": ", ".join(reading)})
     return len(rows)
 
 
 def load(staging: Path, queries: Sequence[str]) -> None:
     """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are.
 
-    The mart is replaced as a whole: a reader that opens it sees the old one or the new one.
+    The mart is replaced as a whole: a reader that opens it sees the old one or the new one. Raises CannotRun as `kept`.
     """
-    mart = path()
-    with files.lock(mart.with_suffix(".lock")):  # of two runs that load at once, one would lose its tables
+    with kept() as mart:
         # A name of its own, so that what a killed load left behind is never taken for the mart.
         new = Path(tempfile.mkdtemp(prefix="mart-", dir=staging)) / mart.name
-        if mart.exists():
-            shutil.copyfile(mart, new)
+        if mart.exists():  # by another process: as soon as this one closed the file, its lock would be gone
+            subprocess.run(["cp", mart, new], check=True, capture_output=True, text=True)
         with duckdb.connect(str(new)) as connection:
             for query in queries:
-                rows = staging / f"{query}.parquet"
-                if "rows" in noted(staging, query):
-                    connection.execute(f'create or replace table "{query}" as from read_parquet(?)', [str(rows)])
+                if "rows" in (note := noted(staging, query)):
+                    table = f'create or replace table "{query}" as select {note["reading"]} from read_parquet(?)'
+                    connection.execute(table, [str(staging / f"{query}.parquet")])
+            connection.execute("checkpoint")
         new.replace(mart)
+
+
+@contextlib.contextmanager
+def kept() -> Generator[Path]:
+    """Yield the mart's file, and let no other program write to it until the block ends; readers are welcome.
+
+    What a killed writer left in DuckDB's log becomes part of the file first: beside a new mart, an old log would make
+    it unreadable. Raises CannotRun if another program has the mart open for writing, or if it cannot be loaded.
+    """
+    mart = path()
+    try:
+        # Of two runs that load at once, one would lose its tables.
+        with files.lock(mart.with_suffix(".lock")), duckdb.connect() as keeper:
+            if mart.exists():
+                keeper.execute("attach ? as mart (read_only)", [str(mart)])
+            if logs := list(mart.parent.glob(f"{mart.name}.wal*")):
+                keeper.execute("detach database if exists mart").execute("attach ? as mart", [str(mart)])
+                keeper.execute("checkpoint mart")
+                for log in logs:
+                    log.unlink(missing_ok=True)  # DuckDB leaves one without a complete transaction
+            yield mart
+    except (duckdb.Error, OSError, subprocess.CalledProcessError) as error:
+        reason = re.split(r"[.!]? See|[.!]?\n|[.!]?$", str(getattr(error, "stderr", error)))[0]
+        todo = "Correct that, or move the mart away: the next run makes a new one."
+        if "lock is held" in reason or "already attached" in reason:
+            todo = "Close the mart in that program, or in this one, and run again."
+        raise CannotRun(f"The mart {mart} cannot be loaded: {reason}. {todo}") from None
 
 
 def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -167,6 +202,17 @@ def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
 def recorded(run: str) -> list[dict[str, Any]]:
     """Return the rows that `record` kept of the flow run `run`, or none."""
     return _read(settings.read().flows_lab_dir / "runs" / f"{run}.json").get("rows", [])
+
+
+def _kind(declared: str, staged: str) -> str:
+    """Return the type in the mart of what PostgreSQL `declared` and Arrow `staged`: PostgreSQL's own, or text."""
+    base = re.sub(r"\(.*\)|\[\]|(?<=json)b", "", declared)
+    if not PARSED.match(declared):
+        return base if base in ("interval", "json", "timetz", "uuid") and "[]" not in declared else "varchar"
+    digits = re.search(r"\(([12]?\d|3[0-8]), ?\d+\)", declared + staged.replace("null", "(18,3)"))
+    if base == "numeric":
+        base = base + digits[0] if digits else "float8"
+    return base + "[]" * (staged.count("list<") or declared.count("[]"))
 
 
 def _server() -> str:

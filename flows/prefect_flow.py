@@ -63,7 +63,7 @@ def sql_query_in_slot(query: str, staging: Path) -> Any:
         return run_query(query, staging)
 
 
-@task
+@task(retries=3, retry_delay_seconds=2)  # for as long as another program may take to close the mart
 def load(staging: Path, queries: list[str]) -> None:
     """Put the rows of the queries that succeeded into the mart; the other queries keep the tables they had."""
     mart.load(staging, queries)
@@ -120,6 +120,8 @@ def main() -> int:
     chosen = arguments()
     warehouse.choose(chosen.queries)
     files.folder()  # where the results go, even if neither the server nor the warehouse is the lab's
+    with mart.kept():  # rather refused now than after the queries
+        pass
     url = server.use()
     server.check_prefect(url)
     limit = limits.in_force(chosen.limit_by, chosen.limit, warn=partial(print, file=sys.stderr))
