@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from support.commands import FLOW, answer, refused, run, start
 from support.labs import slots
 from support.waiting import eventually
 
-from flows import lab, mart, settings, warehouse
+from flows import lab, mart, settings
 
 WRITER = """
 import duckdb, sys, time
@@ -284,7 +283,7 @@ def test_this_process_has_the_mart_open_itself(put: Callable[..., None]) -> None
     with duckdb.connect(str(mart.path())) as own:
         for statement in ("select 1", "create table mine as select 1 as a"):
             own.execute(statement)
-            with pytest.raises(settings.CannotRun, match="already attached.* or in this one"):
+            with pytest.raises(settings.CannotRun, match=r"already attached.* or in this one"):
                 put(answers="select 1 as a")
     assert tables() == {"answers": 7, "mine": 1}
 
