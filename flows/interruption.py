@@ -15,7 +15,7 @@ import psycopg
 from prefect.client.schemas.objects import StateDetails
 from prefect.states import Cancelled
 
-from flows import files, limits, mart, versions, warehouse
+from flows import files, limits, notes, versions, warehouse
 from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
@@ -48,7 +48,7 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
     try:
         opened = psycopg.connect(warehouse.url(), application_name=f"flows {query}")
     except psycopg.OperationalError as error:
-        reasons = mart.standing_still(staging).values() if "too many connections" in str(error) else []
+        reasons = notes.standing_still(staging).values() if "too many connections" in str(error) else []
         raise psycopg.OperationalError(" ".join([str(error).strip(), *reasons])) from None
 
     def cancel_if_interrupted() -> None:
@@ -69,11 +69,11 @@ def interruptible(
     still until others got its slots. A second signal ends the process.
     """
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
-    mart.note_task_runs(staging, list(task_runs.values()))
+    notes.note(staging, "owner", task_runs=list(task_runs.values()))
     moved, lost, told = time.time(), set[str](), set[str]()
 
     def end_waits() -> None:
-        waiting = [future for name, future in zip(names, futures, strict=True) if not mart.noted(staging, name)]
+        waiting = [future for name, future in zip(names, futures, strict=True) if not notes.noted(staging, name)]
         versions.end_waits(waiting, limits.TAG)
 
     def stop(reason: str) -> None:
@@ -89,16 +89,15 @@ def interruptible(
     def look() -> None:
         nonlocal moved, lost
         still, moved = time.time() - moved, time.time()
-        mart.move(staging)
-        for run, sentence in mart.standing_still(staging).items():
+        notes.note(staging, "owner")  # a sign of life
+        for run, sentence in notes.standing_still(staging).items():
             if run not in told:
                 _say(sentence)
             told.add(run)
-        running = {task_runs[query] for query in mart.unfinished(staging)}
+        running = {task_runs[query] for query in notes.unfinished(staging)}
         lost = running if still > LEASE and limit_by == "tag" else lost & running
         with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
-            reason = None if why(staging) else _asked(staging.name) or _beside_the_limit(lost)
-            if reason:
+            if not why(staging) and (reason := _reason(staging.name, lost)):
                 stop(reason)
 
     # Elsewhere than in the main thread Python handles no signals; below nohup, SIGHUP is to be ignored.
@@ -149,17 +148,17 @@ def _repeating(seconds: float, act: Callable[[], None]) -> Generator[None]:
         acting.join()
 
 
-def _asked(flow_run_id: str) -> str | None:
-    """Return how the server asks for the end of the run, if it does."""
+def _reason(flow_run_id: str, lost: set[str]) -> str | None:
+    """Return why the run has to stop by what the server says, if it has to.
+
+    It was cancelled or deleted, or others have slots that its task runs may have `lost`, so that too many run.
+    """
     flow_run = rest.send(endpoints.flow_run(flow_run_id))
     if flow_run is None:
         return DELETED
-    return "Cancelled on the server" if flow_run["state_type"] in ("CANCELLING", "CANCELLED") else None
-
-
-def _beside_the_limit(lost: set[str]) -> str | None:
-    """Return why the run has to stop, if the task runs that may have `lost` their slots are too many for the limit."""
+    if flow_run["state_type"] in ("CANCELLING", "CANCELLED"):
+        return "Cancelled on the server"
     limit = limits.read() if lost else None
-    if limit is None or len({holder["task_run_id"] for holder in limit.holders} | lost) <= limit.limit:
-        return None
-    return "Others got the slots of this run while it stood still"
+    if limit and len({holder["task_run_id"] for holder in limit.holders} | lost) > limit.limit:
+        return "Others got the slots of this run while it stood still"
+    return None

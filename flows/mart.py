@@ -1,38 +1,23 @@
-"""Where results go: each run's staging folder, and the mart, a DuckDB file with a table for each query.
+"""The mart, a DuckDB file with a table for each query, and how rows get there: staged first, then loaded at once.
 
-.lab/staging/RUN/owner.lock       locked by the process that works on the run
-.lab/staging/RUN/owner.json       its server, when it was opened, its process, and the ids of its task runs; touched
-                                  every second or two, so that one sees whether the process moves
-.lab/staging/RUN/QUERY.json       when the query started and ended, and how many rows it has
-.lab/staging/RUN/QUERY.parquet    its rows
+.lab/staging/RUN/QUERY.parquet    the rows of a query
 .lab/mart.duckdb                  a table for each query, named after it
-.lab/runs/RUN.json                a row for each query, which outlives the staging folder
 """
 
 import contextlib
-import json
-import os
 import re
-import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import filelock
 import psycopg
 import pyarrow
 import pyarrow.parquet
 
-from flows import files, settings
-from flows.api import server
+from flows import files, notes, settings
 from flows.settings import CannotRun
-
-PATIENCE = 30  # seconds for the process of an earlier attempt to end
-STILL = 10  # seconds without a sign of life
 
 # PostgreSQL's types that are staged as what Python has for them; others as text: Python's intervals have no months.
 PARSED = re.compile(r"(bool|int\d|oid|float\d|numeric|date|time|timestamp|timestamptz|bytea|text|varchar|bpchar)\b")
@@ -41,93 +26,6 @@ PARSED = re.compile(r"(bool|int\d|oid|float\d|numeric|date|time|timestamp|timest
 def path() -> Path:
     """Return the mart's file."""
     return settings.read().flows_lab_dir / "mart.duckdb"
-
-
-@contextlib.contextmanager
-def staging(run: str) -> Generator[Path]:
-    """Yield a new staging folder for the flow run `run`, locked by this process until the block ends.
-
-    Raises CannotRun if another process still works on `run`, of which this is a later attempt.
-    """
-    folder = files.folder() / "staging" / run
-    if folder.exists():
-        try:
-            with files.lock(folder / "owner.lock").acquire(timeout=PATIENCE):
-                shutil.rmtree(folder)
-        except filelock.Timeout:
-            pid = _read(folder / "owner.json").get("pid")
-            raise CannotRun(f"Process {pid} still works on the flow run {run}. End it, then retry the run.") from None
-    new = folder.with_suffix(".new")
-    new.mkdir(parents=True)
-    with files.lock(new / "owner.lock"):
-        owner = {"server": _server(), "opened": time.time(), "pid": os.getpid(), "task_runs": []}
-        _write(new / "owner.json", owner)
-        yield new.rename(folder)
-
-
-def note_task_runs(staging: Path, task_runs: Sequence[str]) -> None:
-    """Write down the ids of the run's task runs, which tell their slots from others if this process is killed."""
-    owner = staging / "owner.json"
-    _write(owner, _read(owner) | {"task_runs": task_runs})
-
-
-def abandoned() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the staging folders of runs on this server whose process has ended, locked, with what `owner.json` says."""
-    where = _server()
-    for owner in _owners():
-        with contextlib.suppress(filelock.Timeout, OSError), files.lock(owner.with_suffix(".lock"), blocking=False):
-            written = _read(owner)
-            if written.get("server") == where:
-                yield owner.parent, {"opened": 0.0, "task_runs": [], **written}
-
-
-def move(staging: Path) -> None:
-    """Give a sign of life, as the process of the run does all the time."""
-    (staging / "owner.json").touch()
-
-
-def standing_still(own: Path) -> dict[str, str]:
-    """Return a sentence for each run, by its id, whose process lives, and has not moved for a while: it was stopped.
-
-    It keeps its connections to the database, even when its slots have expired. `own` is the folder of the asking run.
-    """
-    still = {}
-    for owner in _owners():
-        with contextlib.suppress(FileNotFoundError):  # it just ended
-            run, seconds, queries = owner.parent, time.time() - owner.stat().st_mtime, unfinished(owner.parent)
-            if run != own and seconds > STILL and queries and files.held(owner.with_suffix(".lock")):
-                pid = _read(owner).get("pid")
-                still[run.name] = (
-                    f"The run {run.name} has stood still for {seconds:.0f} s, with {len(queries)} connections to the"
-                    f" database. Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid})."
-                )
-    return still
-
-
-def _owners() -> list[Path]:
-    return list((settings.read().flows_lab_dir / "staging").glob("*/owner.json"))
-
-
-@contextlib.contextmanager
-def noting(staging: Path, query: str) -> Generator[None]:
-    """Write down when the block, which runs `query`, started and ended, as Unix times."""
-    note = staging / f"{query}.json"
-    _write(note, {"started": time.time()})
-    try:
-        yield
-    finally:
-        _write(note, _read(note) | {"ended": time.time()})
-
-
-def noted(staging: Path, query: str) -> dict[str, Any]:
-    """Return what is known of `query`: `started`, `ended`, `rows`; {} while it waits."""
-    return _read(staging / f"{query}.json")
-
-
-def unfinished(staging: Path) -> list[str]:
-    """Return the queries that have begun and not ended."""
-    notes = {file.stem: noted(staging, file.stem) for file in staging.glob("*.json")}
-    return [query for query, note in notes.items() if "started" in note and "ended" not in note]
 
 
 def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
@@ -142,7 +40,7 @@ def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
         columns[str(place)] = array = pyarrow.array(values)
         reading.append(f'"{place}"::{_kind(column.type_display, str(array.type))} as "{name}"')
     pyarrow.parquet.write_table(pyarrow.table(columns), staging / f"{query}.parquet")
-    _write(staging / f"{query}.json", noted(staging, query) | {"rows": len(rows), "reading": ", ".join(reading)})
+    notes.note(staging, query, rows=len(rows), reading=", ".join(reading))
     return len(rows)
 
 
@@ -158,8 +56,8 @@ def load(staging: Path, queries: Sequence[str]) -> None:
             subprocess.run(["cp", mart, new], check=True, capture_output=True, text=True)
         with duckdb.connect(str(new)) as connection:
             for query in queries:
-                if "rows" in (note := noted(staging, query)):
-                    table = f'create or replace table "{query}" as select {note["reading"]} from read_parquet(?)'
+                if reading := notes.noted(staging, query).get("reading"):
+                    table = f'create or replace table "{query}" as select {reading} from read_parquet(?)'
                     connection.execute(table, [str(staging / f"{query}.parquet")])
             connection.execute("checkpoint")
         new.replace(mart)
@@ -192,18 +90,6 @@ def kept() -> Generator[Path]:
         raise CannotRun(f"The mart {mart} cannot be loaded: {reason}. {todo}") from None
 
 
-def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Keep the `rows` of the flow run `run` beyond its staging folder."""
-    folder = settings.read().flows_lab_dir / "runs"
-    folder.mkdir(exist_ok=True)
-    _write(folder / f"{run}.json", {"rows": rows})
-
-
-def recorded(run: str) -> list[dict[str, Any]]:
-    """Return the rows that `record` kept of the flow run `run`, or none."""
-    return _read(settings.read().flows_lab_dir / "runs" / f"{run}.json").get("rows", [])
-
-
 def _kind(declared: str, staged: str) -> str:
     """Return the type in the mart of what PostgreSQL `declared` and Arrow `staged`: PostgreSQL's own, or text."""
     base = re.sub(r"\(.*\)|\[\]|(?<=json)b", "", declared)
@@ -213,19 +99,3 @@ def _kind(declared: str, staged: str) -> str:
     if base == "numeric":
         base = base + digits[0] if digits else "float8"
     return base + "[]" * (staged.count("list<") or declared.count("[]"))
-
-
-def _server() -> str:
-    """Return what tells the server in use from others: its address, which the lab's own may change."""
-    url = server.attach()
-    return "the lab" if server.is_lab(url) else url
-
-
-def _read(file: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(file.read_text())
-    return {}
-
-
-def _write(file: Path, facts: object) -> None:
-    files.replace(file, json.dumps(facts))

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import httpx
 
-from flows import cli, files, limits, mart, report, versions, warehouse
+from flows import cli, files, limits, mart, notes, report, versions, warehouse
 from flows.api import server
 from flows.settings import CannotRun
 
@@ -46,7 +46,7 @@ query_task = partial(
 @interruption.cancellable
 def run_query(query: str, staging: Path) -> int:
     """Run one query over a connection of its own, stage its rows, and return how many there are."""
-    with mart.noting(staging, query), interruption.connection(query, staging) as connection:
+    with notes.noting(staging, query), interruption.connection(query, staging) as connection:
         return mart.stage(staging, query, connection.execute(warehouse.query(query).encode()))
 
 
@@ -87,7 +87,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     recovery.clear_abandoned(run)
     limits.ready(limit_by, get_run_logger().warning)
     query = sql_query if limit_by == "tag" else sql_query_in_slot
-    with warehouse.prepared(scale), mart.staging(run) as staging:
+    with warehouse.prepared(scale), notes.staging(run) as staging:
         futures = [query.submit(name, staging) for name in names]
         with interruption.interruptible(staging, names, futures, limit_by), report.progress(staging, names, futures):
             wait(futures)
@@ -96,7 +96,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
             load(staging, names)
         finally:
             cleanup(staging)
-            mart.record(run, rows)
+            notes.record(run, rows)
     if interrupted:
         return Cancelled(message=f"{interrupted}. The mart keeps the tables of the queries that had not ended.")
     report.raise_for_failures(rows)

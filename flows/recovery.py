@@ -4,7 +4,7 @@ import shutil
 from datetime import datetime
 from typing import Any
 
-from flows import limits, mart, versions
+from flows import limits, notes, versions
 from flows.api import endpoints, limit_endpoints, rest
 
 SKEW = 5  # seconds by which the server's clock may be ahead
@@ -16,13 +16,13 @@ def clear_abandoned(own: str) -> None:
 
     `own` is the flow run that asks. A run that is tried again, as it may be itself, keeps the state of the new attempt.
     """
-    for staging, owner in mart.abandoned():
+    for staging, owner in notes.abandoned():
         run = staging.stem  # a process that was killed while it made the folder left RUN.new
         flow_run: dict[str, Any] = rest.send(endpoints.flow_run(run)) or {"parameters": {}, "state_type": None}
         unended = run != own and _of_this_attempt(flow_run, owner["opened"])
         _end_task_runs(set(owner["task_runs"]), run if unended else None)
         counted = flow_run["parameters"].get("limit_by") == "global" and not versions.is_3(versions.here())
-        if counted and (slots := len(mart.unfinished(staging))):  # in Prefect 2 nothing else would free them
+        if counted and (slots := len(notes.unfinished(staging))):  # in Prefect 2 nothing else would free them
             rest.send(limit_endpoints.give_back(limits.TAG, slots))
         if unended:
             state = "CANCELLED" if flow_run["state_type"] == "CANCELLING" else "CRASHED"

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from flows import mart, versions
+from flows import mart, notes, versions
 from flows.api import server
 
 
@@ -49,7 +49,7 @@ def progress(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Gen
 
     def line() -> Table:
         done = sum(end.done() for end in ends)
-        running = min(len(mart.unfinished(staging)), len(names) - done)
+        running = min(len(notes.unfinished(staging)), len(names) - done)
         grid = Table.grid(padding=(0, 1))
         counts = f"{running} run, {len(names) - done - running} wait, {done} done"
         grid.add_row(counts, ProgressBar(len(names), done, width=40))
@@ -64,8 +64,8 @@ def rows(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> list[di
 
     `seconds` and `waited` are durations, `started` and `ended` Unix times; None if the query never began.
     """
-    ends, submitted = versions.states(futures), mart.noted(staging, "owner")["opened"]
-    return [_row(name, mart.noted(staging, name), end, submitted) for name, end in zip(names, ends, strict=True)]
+    ends, submitted = versions.states(futures), notes.noted(staging, "owner")["opened"]
+    return [_row(name, notes.noted(staging, name), end, submitted) for name, end in zip(names, ends, strict=True)]
 
 
 def _row(name: str, note: dict[str, Any], end: concurrent.futures.Future[Any], submitted: float) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def raise_for_failures(rows: Sequence[Mapping[str, Any]]) -> None:
 def summary(state: Any, wall: float, limit: int | None) -> dict[str, Any]:
     """Return the keys of the command's JSON, for a flow run that ended in `state` after `wall` seconds."""
     run = str(state.state_details.flow_run_id)
-    rows = mart.recorded(run)
+    rows = notes.recorded(run)
     ran = [row for row in rows if row["seconds"] is not None]
     return {
         "state": state.name,
@@ -116,7 +116,7 @@ def summary(state: Any, wall: float, limit: int | None) -> dict[str, Any]:
 
 def show(report: Mapping[str, Any], file: TextIO) -> None:
     """Print a line for each query of the run of `report`, the errors, and the figures of `report`."""
-    rows = mart.recorded(report["flow_run_id"])
+    rows = notes.recorded(report["flow_run_id"])
     table = Table("query", "rows", "seconds", "waited", "state")
     for column in table.columns[1:4]:
         column.justify = "right"

@@ -19,7 +19,7 @@ from support.commands import FLOW, answer, refused, run, start
 from support.labs import slots
 from support.waiting import eventually
 
-from flows import lab, limits, mart, prefect_flow, recovery, settings, warehouse
+from flows import lab, limits, mart, notes, prefect_flow, recovery, settings, warehouse
 from flows.api import server
 from flows.report import ideal_seconds, peak_concurrency
 
@@ -156,7 +156,7 @@ def test_a_killed_run_that_had_ended_keeps_its_state(shared_lab: str) -> None:
     flow = httpx.post(f"{shared_lab}/flows/", json={"name": "ended"}).json()["id"]
     body = {"flow_id": flow, "state": {"type": "CANCELLED", "name": "Cancelled"}}
     ended = httpx.post(f"{shared_lab}/flow_runs/", json=body).json()["id"]
-    with mart.staging(ended) as left:
+    with notes.staging(ended) as left:
         owner = json.loads((left / "owner.json").read_text())
         assert owner["server"] == "the lab", "its port may be another one when a later run looks for what is left"
         recovery.clear_abandoned("")
@@ -211,7 +211,7 @@ def test_the_limit_holds_for_two_processes_together(shared_lab: str) -> None:
     both = [start(FLOW, "--json") for _ in range(2)]
     reports = [answer(subprocess.CompletedProcess("", 0, *one.communicate(timeout=200))) for one in both]
     assert [report["completed"] for report in reports] == [20, 20]
-    rows = [row for report in reports for row in mart.recorded(report["flow_run_id"])]
+    rows = [row for report in reports for row in notes.recorded(report["flow_run_id"])]
     assert len(rows) == 40
     assert peak_concurrency((row["started"], row["ended"]) for row in rows) == 3
 
@@ -315,7 +315,7 @@ def test_the_flow_is_deployed_as_typed_and_run_by_a_worker(shared_lab: str, tmp_
     cli("worker", "start", "--pool", "flows", "--run-once")
     ended = httpx.get(f"{shared_lab}/flow_runs/{created['id']}").json()
     assert ended["state_name"] == "Completed", ended["state"]
-    assert [row["query"] for row in mart.recorded(created["id"])] == FEW.split(",")
+    assert [row["query"] for row in notes.recorded(created["id"])] == FEW.split(",")
     assert cli("concurrency-limit", "ls").count(f" {limits.TAG} ") == 1
 
 

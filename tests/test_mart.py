@@ -17,7 +17,7 @@ from support.commands import FLOW, answer, refused, run, start
 from support.labs import slots
 from support.waiting import eventually
 
-from flows import lab, mart, settings
+from flows import lab, mart, notes, settings
 
 WRITER = """
 import duckdb, sys, time
@@ -74,7 +74,7 @@ def source(shared_lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def put(source: psycopg.Connection) -> Iterator[Callable[..., None]]:
     """A function that loads the rows of SQL into the mart, by the names of its tables."""
-    with mart.staging("run") as staging:
+    with notes.staging("run") as staging:
 
         def put(**queries: str) -> None:
             for name, sql in queries.items():
@@ -196,7 +196,7 @@ LOADER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import duckdb
-from flows import mart
+from flows import mart, notes
 
 folder, staging, times = Path(os.environ["FLOWS_LAB_DIR"]), Path(sys.argv[1]), int(sys.argv[2])
 files = {file: file.read_bytes() for file in folder.glob("mart.duckdb*")}

@@ -20,7 +20,7 @@ from support.commands import FLOW, LAB, LIMIT, answer, run, start
 from support.servers import forget_servers
 from support.waiting import eventually
 
-from flows import lab, limits, mart, settings, warehouse
+from flows import lab, limits, notes, settings, warehouse
 from flows.api import endpoints, rest, server
 
 pytestmark = pytest.mark.versions
@@ -83,7 +83,7 @@ def in_the_middle(kind: limits.Kind) -> Iterator[tuple[subprocess.Popen[str], st
         lock.execute(f"lock {', '.join(warehouse.TABLES)}")
         flow = begin(FLOW, "--limit-by", kind, "--json")
         try:
-            eventually(lambda: slots(kind) == 3 and sum(map(mart.unfinished, staging())) == 3)
+            eventually(lambda: slots(kind) == 3 and sum(len(notes.unfinished(folder)) for folder in staging()) == 3)
             yield flow, staging()[0].name
         finally:
             flow.kill()
@@ -135,7 +135,7 @@ def test_it_is_deployed_as_typed_and_run_by_a_worker(url: str, tmp_path: Path) -
     created = rest.call("POST", f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
     cli("worker", "start", "--pool", "flows", "--run-once")
     assert state(created["id"]) == "Completed"
-    assert [row["query"] for row in mart.recorded(created["id"])] == QUICK.split(",")
+    assert [row["query"] for row in notes.recorded(created["id"])] == QUICK.split(",")
     assert f" {limits.TAG} " in cli("concurrency-limit", "ls")
 
 

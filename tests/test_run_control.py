@@ -16,14 +16,14 @@ from support.labs import slots
 from support.runs import in_the_middle, staging, tables
 from support.waiting import eventually
 
-from flows import interruption, lab, limits, mart, settings, warehouse
+from flows import interruption, lab, limits, notes, settings, warehouse
 from flows.api import endpoints, rest
 
 STANDS = """
 import sys, time
 import psycopg
-from flows import mart, warehouse
-with mart.staging(sys.argv[1]) as staging, mart.noting(staging, "busiest_clerks"):
+from flows import notes, warehouse
+with notes.staging(sys.argv[1]) as staging, notes.noting(staging, "busiest_clerks"):
     held = [psycopg.connect(warehouse.url()) for _ in range(3)]
     print("holds", flush=True)
     time.sleep(100)
@@ -139,19 +139,19 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str)
 
 def test_a_refused_connection_names_the_run_that_keeps_them(shared_lab: str, tmp_path: Path, monkeypatch) -> None:
     warehouse.prepare()
-    monkeypatch.setattr(mart, "STILL", 1)
+    monkeypatch.setattr(notes, "STILL", 1)
     still = subprocess.Popen([sys.executable, "-c", STANDS, "stands"], stdout=subprocess.PIPE, text=True)
     try:
         assert still.stdout.readline() == "holds\n"
         still.send_signal(signal.SIGSTOP)
         expected = rf"too many connections.*The run stands has stood still .*kill -CONT {still.pid}\)"
-        eventually(lambda: mart.standing_still(tmp_path))
+        eventually(lambda: notes.standing_still(tmp_path))
         with pytest.raises(psycopg.OperationalError, match=expected), interruption.connection("any", tmp_path):
             pass
     finally:
         still.kill()
         still.communicate()
-    assert mart.standing_still(tmp_path) == {}, "it is dead, and holds nothing"
-    assert [folder.name for folder, _ in mart.abandoned()] == ["stands"]
+    assert notes.standing_still(tmp_path) == {}, "it is dead, and holds nothing"
+    assert [folder.name for folder, _ in notes.abandoned()] == ["stands"]
     run(FLOW, "--queries", "busiest_clerks")
     assert staging() == []
