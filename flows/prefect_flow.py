@@ -93,9 +93,9 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
             wait(futures)
         rows, interrupted = report.rows(staging, names, futures), interruption.why(staging)
         try:
-            load(staging, names)
+            versions.begins(load, interrupted)(staging, names)
         finally:
-            cleanup(staging)
+            versions.begins(cleanup, interrupted)(staging)
             notes.record(run, rows)
     if interrupted:
         return Cancelled(message=f"{interrupted}. The mart keeps the tables of the queries that had not ended.")

@@ -66,6 +66,11 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return decorator(**options)(retried(function))
 
 
+def begins(task: Any, interrupted: object) -> Any:
+    """Return `task`; where the run was `interrupted`, in Prefect 2 its function: no task begins in a cancelled run."""
+    return task if is_3(here()) or not interrupted else task.fn
+
+
 def wait(futures: Sequence[Any]) -> None:
     """Wait until all task runs have ended, in whatever state: Prefect 3's `wait`, which also survives a crash."""
     concurrent.futures.wait(states(futures))
