@@ -1,8 +1,7 @@
 """A gateway in front of a Prefect server: Caddy, which requires a bearer key of every caller.
 
-A self-hosted Prefect server cannot check keys itself. The gateway looks for the whole `Authorization` header among the
-lines of a file, removes it before the server sees it, and forwards WebSockets as well. It exempts no path: rules about
-paths can be bypassed.
+A self-hosted Prefect server cannot check keys. The gateway looks for the whole `Authorization` header among the lines
+of a file, removes it before the server sees it, and forwards WebSockets. No rule exempts a path: it could be bypassed.
 """
 
 import signal

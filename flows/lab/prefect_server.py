@@ -1,7 +1,4 @@
-"""A Prefect server over PostgreSQL, with the settings that make a tag's limit fast and safe.
-
-It listens only on loopback. docs/concurrency_guide.md shows what each setting is worth.
-"""
+"""A Prefect server over PostgreSQL, on loopback only. docs/concurrency_guide.md shows what each setting is worth."""
 
 import contextlib
 import itertools
@@ -22,7 +19,14 @@ from flows.lab import keys, processes, slots, sockets
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
-WORK_POOL = "flows"
+SETTINGS = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
+    "PREFECT_UI_API_URL": "/api",
+}
 
 
 def database_name(version: str) -> str:
@@ -31,7 +35,7 @@ def database_name(version: str) -> str:
 
 
 def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
-    """Start a server with its API at `url`; return its process id once it answers. It has the work pool WORK_POOL.
+    """Start a server with its API at `url`; return its process id once it answers. It has the work pool "flows".
 
     Its files are in `home`, its database is at `address`. With the `auth` "gateway" it listens only on `socket_file`,
     in a private folder, and the gateway answers at `url`; with "basic" it requires the lab's `keys.auth_string`.
@@ -45,7 +49,13 @@ def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
     # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--log-level", "warning"]
-    chosen = _variables(home, address, origin)
+    chosen = SETTINGS | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
+        # Beside the state, so that two labs that share an environment do not write the same files.
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+    }
     port, how = 0, dict[str, Any](trust_env=False, timeout=30)
     if auth == "gateway":
         command += ["--uds", str(socket_file(home))]
@@ -62,10 +72,9 @@ def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
         except CannotRun:
             if b"Can't locate revision" not in log.read_bytes()[written:]:
                 raise
-            raise CannotRun(
-                f"The lab's database was made by a newer Prefect than {versions.here()}, which is installed here."
-                " Install the newer one, or delete the lab's data with scripts/lab.py reset."
-            ) from None
+            reason = f"The lab's database was made by a newer Prefect than {versions.here()}, which is installed here."
+            remedy = "Install the newer one, or delete the lab's data with scripts/lab.py reset."
+            raise CannotRun(f"{reason} {remedy}") from None
 
 
 def stop(home: Path) -> None:
@@ -114,31 +123,13 @@ def _answers(client: httpx.Client) -> bool:
     """Return whether the server answers; make sure of its work pool."""
     with contextlib.suppress(httpx.HTTPError):
         if client.get("/health", timeout=2).status_code == 200:
-            client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})  # 409 if it exists
+            client.post("/work_pools/", json={"name": "flows", "type": "process"})  # 409 if it exists
             return True
     return False
 
 
-def _variables(home: Path, address: str, origin: str) -> dict[str, str]:
-    return {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
-        "PREFECT_UI_API_URL": "/api",
-        # Beside the state, so that two labs that share an environment do not write the same files.
-        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
-    }
-
-
 def is_free(port: int) -> bool:
     """Return whether a server can listen on `port`."""
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
         return True
     return False

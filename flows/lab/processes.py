@@ -60,9 +60,8 @@ def start(
 
 def environment(chosen: dict[str, str]) -> dict[str, str]:
     """Return what is KEPT of the user's environment, with the `chosen` variables."""
-    return {
-        name: os.environ[name] for name in os.environ if name in KEPT or name.startswith(("LC_", "FLOWS_"))
-    } | chosen
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(("LC_", "FLOWS_"))}
+    return kept | chosen
 
 
 def lives(folder: Path) -> bool:

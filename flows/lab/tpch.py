@@ -72,18 +72,16 @@ def _load(connection: psycopg.Connection, scale: float) -> None:
     # Room for the rows as text, the tables, and the sorts of their indexes.
     folder, needed = settings.read().flows_lab_dir, 100e6 + scale * 3.5e9
     if shutil.disk_usage(folder).free < needed:
-        raise CannotRun(
-            f"Scale {scale} needs {needed / 1e6:,.0f} MB, but the disk of {folder} has less. Choose a smaller --scale."
-        )
+        reason = f"Scale {scale} needs {needed / 1e6:,.0f} MB, but the disk of {folder} has less."
+        raise CannotRun(f"{reason} Choose a smaller --scale.")
     try:
         _lock(connection, "", f"Another run uses the warehouse: waiting for its end, to load scale {scale}.")
         if not _is_loaded(connection, scale):
             with connection.transaction(), csv_files(folder / "tpch", scale) as files:
                 _copy(connection, files, scale)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
-        raise CannotRun(
-            f"The disk of {folder} is full: {error}. Nothing was changed. Choose a smaller --scale."
-        ) from None
+        reason = f"The disk of {folder} is full: {error}."
+        raise CannotRun(f"{reason} Nothing was changed. Choose a smaller --scale.") from None
     except psycopg.OperationalError as error:
         reason = str(error).partition("\n")[0]
         raise CannotRun(f"The load into the warehouse failed: {reason}. Nothing was changed. Run it again.") from None
@@ -102,13 +100,11 @@ def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) 
     connection.execute(SCHEMA.read_bytes())
     with Progress(console=Console(stderr=True, force_jupyter=False), transient=True) as bar:
         total = sum(file.stat().st_size for file in files.values())
-        job = bar.add_task(f"Loading TPC-H at scale {scale}", total=total)
+        job = bar.add_task(f"Loading TPC-H at scale {scale}")
         for table in TABLES:
             into = f"copy {table} from stdin (format csv, header)"
-            with connection.cursor().copy(into) as copy, files[table].open("rb") as rows:
-                while chunk := rows.read(1 << 20):
-                    copy.write(chunk)
-                    bar.advance(job, len(chunk))
+            with connection.cursor().copy(into) as copy, bar.open(files[table], "rb", total=total, task_id=job) as rows:
+                shutil.copyfileobj(rows, copy, 1 << 20)
             connection.execute(f"analyze {table}")
     connection.execute("create table warehouse_scale as select %s::float8 as scale", [scale])
     if connection.execute("select 1 from pg_roles where rolname = 'etl'").fetchone():
