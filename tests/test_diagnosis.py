@@ -1,7 +1,6 @@
 """What is said of a server that cannot be reached, is not Prefect, or does not let the kit in."""
 
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -167,13 +166,8 @@ def test_a_server_that_hangs_or_hangs_up_is_said(new_lab: Path, monkeypatch: pyt
 
 @pytest.mark.long
 def test_a_server_that_asks_for_csrf_tokens_is_recognised(new_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = processes.start
-    csrf = {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}
-
-    def start(*arguments: Any, chosen: dict[str, str], **options: Any) -> int:
-        return usual(*arguments, chosen=chosen | csrf, **options)
-
-    monkeypatch.setattr(processes, "start", start)
+    usual, csrf = processes.environment, {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}
+    monkeypatch.setattr(processes, "environment", lambda chosen: usual(chosen) | csrf)
     lab.up()
     done = kit(CHECK)
     assert done.returncode == 1 and "answers 403: Missing CSRF token" in done.stdout

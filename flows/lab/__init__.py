@@ -1,7 +1,4 @@
-"""The local lab: PostgreSQL, a Prefect server and its gateway, all on this machine, from Python packages.
-
-Importing it raises CannotRun if these packages are not installed.
-"""
+"""The local lab: PostgreSQL, a Prefect server and its gateway, from Python packages. Raises CannotRun without them."""
 
 from importlib.util import find_spec
 

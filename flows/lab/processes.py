@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT
 
@@ -28,14 +28,7 @@ KEPT |= {"PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTE
 
 
 def start(
-    name: str,
-    command: Sequence[str],
-    *,
-    folder: Path,
-    log: Path,
-    chosen: Mapping[str, str],
-    answers: Probe,
-    port: int | None = None,
+    name: str, command: Sequence[str], folder: Path, log: Path, chosen: dict[str, str], answers: Probe, port: int = 0
 ) -> int:
     """Start `command` in `folder`, detached, with its output appended to `log`; return its id once it `answers`.
 
@@ -52,22 +45,23 @@ def start(
         )  # fmt: skip
     deadline = time.monotonic() + SECONDS
     try:
-        while process.poll() is None:
-            if (port is None or _listens(process, port)) and answers():
+        while process.poll() is None and time.monotonic() < deadline:
+            if (not port or _listens(process, port)) and answers():
                 return process.pid
-            if time.monotonic() > deadline:
-                raise CannotRun(f"{name} gave no answer within {SECONDS} seconds. {_last_line(log)}")
             time.sleep(0.05)
-        raise CannotRun(f"{name} ended while it was starting. {_last_line(log)}")
+        why = f"gave no answer within {SECONDS} seconds" if process.poll() is None else "ended while it was starting"
+        lines = log.read_text(errors="replace").strip().splitlines()
+        last = f"ends with: {lines[-1].strip()}" if lines else "is empty."
+        raise CannotRun(f"{name} {why}. Its log {log} {last}")
     except BaseException:  # Ctrl-C too
         stop([process], signal.SIGKILL)
         raise
 
 
-def environment(chosen: Mapping[str, str]) -> dict[str, str]:
+def environment(chosen: dict[str, str]) -> dict[str, str]:
     """Return what is KEPT of the user's environment, with the `chosen` variables."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(("LC_", "FLOWS_"))}
-    return kept | dict(chosen)
+    return kept | chosen
 
 
 def lives(folder: Path) -> bool:
@@ -104,8 +98,6 @@ def stop(processes: Sequence[psutil.Process], how: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             family += process.children(recursive=True)
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(how)
     _, left = psutil.wait_procs(family, 10)
     for process in left:
@@ -118,8 +110,3 @@ def _listens(process: psutil.Process, port: int) -> bool:
     with contextlib.suppress(psutil.Error):
         return any(one.laddr.port == port for one in process.net_connections() if one.status == psutil.CONN_LISTEN)
     return False
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return f"Its log {log} ends with: {lines[-1].strip()}" if lines else f"Its log {log} is empty."

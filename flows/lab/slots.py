@@ -10,22 +10,19 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from psycopg.types.json import Jsonb
+
 from flows.lab import postgres
 
 
 def recount(home: Path, address: str) -> None:
-    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`.
-
-    Its database is at `address`. Call this only while the server is down.
-    """
+    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`, which is down."""
     taken: Counter[str] = Counter()
     for file in (home / "concurrency_leases").glob("*-*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             lease = json.loads(file.read_text())
             taken.update(dict.fromkeys(lease["resource_ids"], lease["metadata"]["slots"]))
     with postgres.connect(address) as connection:
-        if connection.execute("select to_regclass('concurrency_limit_v2')").fetchone() == (None,):
-            return
-        for (limit,) in connection.execute("select id::text from concurrency_limit_v2").fetchall():
-            recounted = "update concurrency_limit_v2 set active_slots = %s where id = %s::uuid"
-            connection.execute(recounted, [taken[limit], limit])
+        if connection.execute("select to_regclass('concurrency_limit_v2')").fetchone() != (None,):
+            recount = "update concurrency_limit_v2 set active_slots = coalesce((%s ->> id::text)::int, 0)"
+            connection.execute(recount, [Jsonb(taken)])

@@ -23,10 +23,7 @@ from flows.settings import CannotRun
 
 @contextlib.contextmanager
 def locked() -> Generator[Path]:
-    """Yield the lab's folder; no other process starts or stops the lab until the block ends.
-
-    Raises CannotRun if the folder cannot be written to.
-    """
+    """Yield the lab's folder, locked against other processes. Raises CannotRun if it cannot be written to."""
     folder = files.folder()
     try:
         with files.lock(folder / "lab.lock"):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import psycopg
-from psycopg import sql
 from rich.console import Console
 from rich.progress import Progress
 
@@ -33,7 +32,7 @@ def kept(scale: float) -> Generator[None]:
     with connect(database("warehouse")) as connection:
         connection.autocommit = True
         _lock(connection, "_shared", "Another run replaces the tables of the warehouse: waiting until it is done.")
-        if _scale(connection) != scale:
+        if not _is_loaded(connection, scale):
             connection.execute(f"select pg_advisory_unlock_shared({_KEY})")
             _load(connection, scale)
             # Both at once for a moment, so that nobody else can load in between.
@@ -60,8 +59,7 @@ def csv_files(folder: Path, scale: float) -> Generator[dict[str, Path]]:
         raise packages.missing("tpchgen-cli")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        command = [program, "csv", "-s", str(scale), "-o", folder]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        made = subprocess.run([program, "csv", "-s", str(scale), "-o", folder], capture_output=True, text=True)
         if made.returncode:
             raise CannotRun(f"tpchgen-cli cannot make the tables at scale {scale}: {made.stderr.strip()[-300:]}")
         yield {table: folder / f"{table}.csv" for table in TABLES}
@@ -74,18 +72,16 @@ def _load(connection: psycopg.Connection, scale: float) -> None:
     # Room for the rows as text, the tables, and the sorts of their indexes.
     folder, needed = settings.read().flows_lab_dir, 100e6 + scale * 3.5e9
     if shutil.disk_usage(folder).free < needed:
-        raise CannotRun(
-            f"Scale {scale} needs {needed / 1e6:,.0f} MB, but the disk of {folder} has less. Choose a smaller --scale."
-        )
+        reason = f"Scale {scale} needs {needed / 1e6:,.0f} MB, but the disk of {folder} has less."
+        raise CannotRun(f"{reason} Choose a smaller --scale.")
     try:
         _lock(connection, "", f"Another run uses the warehouse: waiting for its end, to load scale {scale}.")
-        if _scale(connection) != scale:
+        if not _is_loaded(connection, scale):
             with connection.transaction(), csv_files(folder / "tpch", scale) as files:
                 _copy(connection, files, scale)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
-        raise CannotRun(
-            f"The disk of {folder} is full: {error}. Nothing was changed. Choose a smaller --scale."
-        ) from None
+        reason = f"The disk of {folder} is full: {error}."
+        raise CannotRun(f"{reason} Nothing was changed. Choose a smaller --scale.") from None
     except psycopg.OperationalError as error:
         reason = str(error).partition("\n")[0]
         raise CannotRun(f"The load into the warehouse failed: {reason}. Nothing was changed. Run it again.") from None
@@ -100,29 +96,24 @@ def _lock(connection: psycopg.Connection, kind: Literal["", "_shared"], otherwis
 
 def _copy(connection: psycopg.Connection, files: dict[str, Path], scale: float) -> None:
     """Replace the tables by those in `files`; the role `etl`, if it exists, may read them."""
-    tables = {name: sql.Identifier(name) for name in files}
-    connection.execute(sql.SQL("drop table if exists warehouse_scale, {}").format(sql.SQL(",").join(tables.values())))
-    total = sum(file.stat().st_size for file in files.values())
+    connection.execute(f"drop table if exists warehouse_scale, {', '.join(TABLES)}")
+    connection.execute(SCHEMA.read_bytes())
     with Progress(console=Console(stderr=True, force_jupyter=False), transient=True) as bar:
-        job = bar.add_task(f"Loading TPC-H at scale {scale}", total=total)
-        connection.execute(SCHEMA.read_bytes())
-        for name, table in tables.items():
-            into = sql.SQL("copy {} from stdin (format csv, header)").format(table)
-            with connection.cursor().copy(into) as copy, files[name].open("rb") as rows:
-                while chunk := rows.read(1 << 20):
-                    copy.write(chunk)
-                    bar.advance(job, len(chunk))
-            connection.execute(sql.SQL("analyze {}").format(table))
+        total = sum(file.stat().st_size for file in files.values())
+        job = bar.add_task(f"Loading TPC-H at scale {scale}")
+        for table in TABLES:
+            into = f"copy {table} from stdin (format csv, header)"
+            with connection.cursor().copy(into) as copy, bar.open(files[table], "rb", total=total, task_id=job) as rows:
+                shutil.copyfileobj(rows, copy, 1 << 20)
+            connection.execute(f"analyze {table}")
     connection.execute("create table warehouse_scale as select %s::float8 as scale", [scale])
     if connection.execute("select 1 from pg_roles where rolname = 'etl'").fetchone():
         connection.execute("grant select on all tables in schema public to etl")
-        # Before PostgreSQL 15 every role may create tables there.
-        connection.execute("revoke create on schema public from public")
+        connection.execute("revoke create on schema public from public")  # given to all before PostgreSQL 15
 
 
-def _scale(connection: psycopg.Connection) -> float | None:
-    """Return the scale of the tables, or None if no load has been finished."""
-    if connection.execute("select to_regclass('warehouse_scale')").fetchone() == (None,):
-        return None
-    row = connection.execute("select scale from warehouse_scale").fetchone()
-    return row[0] if row else None
+def _is_loaded(connection: psycopg.Connection, scale: float) -> bool:
+    """Return whether a load of the tables at `scale` has been finished."""
+    with contextlib.suppress(psycopg.errors.UndefinedTable):
+        return connection.execute("select scale from warehouse_scale").fetchone() == (scale,)
+    return False
