@@ -12,7 +12,6 @@ _PAGE = re.compile(
     r"/(dashboard|runs|flow-runs?|task-runs?|flows?|deployments?|work-pools?|work-queues?|blocks?|variables|artifacts?"
     r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login|(?i:api))(/.*)?$"
 )
-_IDS = re.compile(r"/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})")
 
 
 def named() -> str:
@@ -24,25 +23,22 @@ def named() -> str:
 
 def check(url: str) -> None:
     """Raise CannotRun if PREFECT_API_URL cannot be `url`. A text that may be, or hold, a secret is not shown."""
-    wrong = None
     if "@" in url:
         next_step = "Set it to http://HOST:4200/api, and set PREFECT_API_AUTH_STRING=user:password."
-        wrong = f"has credentials in it, which every message would show. {next_step}"
-    elif not url.startswith(("http://", "https://")):
-        wrong = "does not begin with http:// or https:// (in lower case). Write http://HOST:4200/api."
-    else:
-        try:
-            urlsplit(url)  # as Prefect does, which refuses brackets that httpx takes for a name
-            address = httpx.URL(url)
-            host, path = address.host, address.path
-            if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
-                raise ValueError("no host, or a port out of range")
-        except (httpx.InvalidURL, ValueError):
-            wrong = "has no valid host or port. Write http://HOST:4200/api."
-    if wrong:
-        raise CannotRun(f"{named()} {wrong}")
+        raise CannotRun(f"{named()} has credentials in it, which every message would show. {next_step}")
+    if not url.startswith(("http://", "https://")):
+        next_step = "Write http://HOST:4200/api."
+        raise CannotRun(f"{named()} does not begin with http:// or https:// (in lower case). {next_step}")
+    try:
+        urlsplit(url)  # as Prefect does, which refuses brackets that httpx takes for a name
+        address = httpx.URL(url)
+        host, path = address.host, address.path
+        if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
+            raise ValueError("no host, or a port out of range")
+    except (httpx.InvalidURL, ValueError):
+        raise CannotRun(f"{named()} has no valid host or port. Write http://HOST:4200/api.") from None
     if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
-        ids = _IDS.search(path)
+        ids = re.search("/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})", path)
         account, workspace = ids.groups() if ids else ("ACCOUNT_ID", "WORKSPACE_ID")
         right = f"https://api.prefect.cloud/api/accounts/{account}/workspaces/{workspace}"
         if url != right:

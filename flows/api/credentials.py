@@ -60,8 +60,7 @@ def header() -> dict[str, str]:
     credentials = sent()
     if credentials is None:
         return {}
-    wrong = flaw(credentials)
-    if wrong:
+    if wrong := flaw(credentials):
         raise Refused(wrong)
     secret = credentials.secret.get_secret_value()
     if credentials.variable == AUTH_STRING:
@@ -113,16 +112,12 @@ def trust() -> ssl.SSLContext | bool:
     known = settings.read()
     if known.prefect_api_tls_insecure_skip_verify or (known.prefect_api_url or "").startswith("http:"):
         return False
-    for name, file in (
-        ("PREFECT_API_SSL_CERT_FILE", known.prefect_api_ssl_cert_file),
-        ("SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE")),
-    ):
-        if wrong := _unreadable(file):
-            next_step = f"Set {name} to a file with PEM certificates, or unset it."
-            raise CannotRun(f"{name} is {file}, which contains no certificate ({wrong}). {next_step}")
-        if file:
-            return ssl.create_default_context(cafile=file)
-    return True
+    name = "PREFECT_API_SSL_CERT_FILE" if known.prefect_api_ssl_cert_file else "SSL_CERT_FILE"
+    file = known.prefect_api_ssl_cert_file or os.environ.get("SSL_CERT_FILE")
+    if wrong := _unreadable(file):
+        next_step = f"Set {name} to a file with PEM certificates, or unset it."
+        raise CannotRun(f"{name} is {file}, which contains no certificate ({wrong}). {next_step}")
+    return ssl.create_default_context(cafile=file) if file else True
 
 
 @functools.cache  # it takes 15 ms, and is asked before each request

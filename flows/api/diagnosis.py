@@ -49,10 +49,8 @@ def check(url: str) -> Check:
         remark = _websocket(url) if versions.line(version).websocket else ""
         remarks = " ".join(filter(None, [_unsent(), remark]))
         return replace(verdict, reachable=True, accepted=True, detail=remarks)
-    except Refused as refusal:
-        return replace(verdict, reachable=True, detail=str(refusal))
     except CannotRun as error:
-        return replace(verdict, detail=str(error))
+        return replace(verdict, reachable=isinstance(error, Refused), detail=str(error))
 
 
 def _scheme() -> str:
@@ -64,59 +62,52 @@ def _scheme() -> str:
 
 
 def _ask(client: httpx.Client, method: str, url: str) -> str | None:
-    """Return the server's answer if it is a text, such as a version, otherwise None.
-
-    Raises Refused if the server refuses the credentials, or would, and CannotRun if it is not a Prefect server.
-    """
+    """Return the server's answer if it is a text, such as a version, otherwise None. Raises Refused and CannotRun."""
     flaw = credentials.flaw(credentials.sent())
     header = {} if flaw else credentials.header()
     try:
         response = client.request(method, url, headers=header, json={} if method == "POST" else None)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.unreachable(url, error) from None
-    if response.status_code == 400 or response.is_redirect:
-        raise errors.refusal(url, response)
-    if flaw:
+    if flaw and response.status_code != 400 and not response.is_redirect:
         raise Refused(flaw)
     if response.status_code == 401:
         raise Refused(_refused(response))
-    if response.status_code in (403, 502, 503, 504):
-        raise errors.refusal(url, response)
-    without_version = response.status_code == 404 and url.startswith(credentials.CLOUD) and method == "GET"
-    content = None
-    with contextlib.suppress(ValueError):
-        content = response.json()
-    if content is None or not (response.is_success or without_version):
+    if response.status_code == 404 and method == "GET" and url.startswith(credentials.CLOUD):
+        return None
+    content = None if response.status_code in (404, 405) else errors.decoded(url, response)
+    if content is None:
         raise errors.not_prefect(url, response)
     return content if isinstance(content, str) else None
 
 
 def _refused(response: httpx.Response) -> str:
     """Return why the server answered 401, by what it asks for and what was sent, and what to do next."""
-    sent, scheme, wanted = credentials.sent(), credentials.scheme(), asked_for(response)
+    known, sent, scheme, wanted = settings.read(), credentials.sent(), credentials.scheme(), asked_for(response)
     asks = f"The server asks for {wanted + ' ' if wanted else ''}credentials (401)"
     way = _WAYS.get(wanted, "the credentials that it accepts (ask the server's administrator)")
     if sent is None:
         return f"{asks}, and none are set. Set {way}."
-    named = re.search(r'error_description="([^"]*)"', response.headers.get("WWW-Authenticate", ""))
-    reason = f" Its reason: {named[1]}." if named else ""
-    why = f"it is wrong, expired{' or revoked' if wanted else ', revoked, or not of the kind that the server accepts'}"
-    known = settings.read()
+    mismatch = wanted and scheme != wanted.lower()
     if sent.variable == HEADERS:
+        what = f"the {scheme} header of {HEADERS}"
         others = {"Basic": known.prefect_api_auth_string, "Bearer": known.prefect_api_key}
         instead = "" if others.get(wanted) else f" Set {way} instead."
-        correct = f"Correct or unset {HEADERS}: while it is set, no other credentials are sent.{instead}"
-        if wanted and scheme != wanted.lower():
-            return f"{asks}, but the {scheme} header of {HEADERS} was sent. {correct}"
-        return f"The server rejected the {scheme} header of {HEADERS} (401): {why}.{reason} {correct}"
-    if wanted and scheme != wanted.lower():
+        next_step = f"Correct or unset {HEADERS}: while it is set, no other credentials are sent.{instead}"
+    elif mismatch:
+        what, next_step = scheme, f"Set {way}."
         if wanted == "Bearer" and known.prefect_api_key:
-            return f"{asks}, but {scheme} was sent. Unset {AUTH_STRING}: while it is set, {KEY} is not sent."
-        return f"{asks}, but {scheme} was sent. Set {way}."
-    kind = "user and password" if scheme == "basic" else "key"
-    new = f"a new one, and set {way.split('=')[0]}" if wanted in _WAYS else "credentials that it accepts"
-    rejected = f"The server rejected the {kind} {credentials.masked(sent.secret)} (401): {why}."
-    return f"{rejected}{reason} Ask the server's administrator for {new}."
+            next_step = f"Unset {AUTH_STRING}: while it is set, {KEY} is not sent."
+    else:
+        what = f"the {'user and password' if scheme == 'basic' else 'key'} {credentials.masked(sent.secret)}"
+        new = f"a new one, and set {way.split('=')[0]}" if wanted in _WAYS else "credentials that it accepts"
+        next_step = f"Ask the server's administrator for {new}."
+    if mismatch:
+        return f"{asks}, but {what} was sent. {next_step}"
+    why = f"it is wrong, expired{' or revoked' if wanted else ', revoked, or not of the kind that the server accepts'}"
+    named = re.search(r'error_description="([^"]*)"', response.headers.get("WWW-Authenticate", ""))
+    reason = f" Its reason: {named[1]}." if named else ""
+    return f"The server rejected {what} (401): {why}.{reason} {next_step}"
 
 
 def asked_for(response: httpx.Response) -> str:

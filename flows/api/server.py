@@ -22,13 +22,11 @@ def use() -> str:
     From then on this process and its children use that server with the credentials that go with it, even if Prefect
     was imported before. Raises CannotRun if the lab cannot be started.
     """
-    named = _named()
-    if named is not None:
-        return named
-    from flows import lab  # here, because its packages are only installed if the lab is used
+    if _named(settings.read()) is None:
+        from flows import lab  # here, because its packages are only installed if the lab is used
 
-    lab.up()
-    return _use_lab()
+        lab.up()
+    return attach()
 
 
 def attach() -> str:
@@ -36,7 +34,22 @@ def attach() -> str:
 
     Raises CannotRun if no server is named and the lab is down.
     """
-    return _named() or _use_lab()
+    known = settings.read()
+    url = _named(known)
+    if url:
+        address.check(url)
+        chosen = known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file
+    else:
+        lab = read_lab()
+        url = lab.get("api_url")
+        if url is None:
+            next_step = "Start the lab (python scripts/lab.py up), or set it."
+            raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
+        os.environ[OF_LAB] = url
+        chosen = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file")), lab.get("certificate")
+    environment.prepare(url, own_database=known.warehouse_url is None)
+    credentials.use(url, *chosen)
+    return url
 
 
 def is_lab(url: str) -> bool:
@@ -67,30 +80,9 @@ def check_prefect(url: str) -> None:
         raise CannotRun(f"{differ}; that server cannot run its flows. {next_step}")
 
 
-def _named() -> str | None:
-    """Use the server that the user named, if any, and return its API address."""
-    known = settings.read()
-    url = known.prefect_api_url
-    if url is None or url == os.environ.get(OF_LAB):
-        return None
-    address.check(url)
-    environment.prepare(url, own_database=known.warehouse_url is None)
-    credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
-    return url
-
-
-def _use_lab() -> str:
-    """Use the lab's server, with the lab's own credentials, and return its API address."""
-    lab = read_lab()
-    url = lab.get("api_url")
-    if url is None:
-        next_step = "Start the lab (python scripts/lab.py up), or set it."
-        raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
-    os.environ[OF_LAB] = url
-    environment.prepare(url, own_database=settings.read().warehouse_url is None)
-    key, auth_string = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file"))
-    credentials.use(url, key, auth_string, lab.get("certificate"))
-    return url
+def _named(known: settings.Settings) -> str | None:
+    """Return the address of the server that the user named, or None: then the lab's is meant."""
+    return None if known.prefect_api_url == os.environ.get(OF_LAB) else known.prefect_api_url
 
 
 def _secret(file: str | None, prefix: str = "") -> SecretStr | None:
