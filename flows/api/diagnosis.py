@@ -20,28 +20,24 @@ _WAYS = {"Basic": f"{AUTH_STRING}=user:password", "Bearer": f"{KEY}=pnu_…"}
 
 @dataclass(frozen=True)
 class Check:
-    """The keys of the JSON of `scripts/test_prefect_auth.py`; `detail` is the cause and the next step, or a remark.
-
-    `reachable` is whether a Prefect server, or what asks for credentials in front of it, answered.
-    """
+    """The keys of the JSON of `scripts/test_prefect_auth.py`."""
 
     api_url: str | None
-    reachable: bool = False
+    reachable: bool = False  # a Prefect server, or what asks for credentials in front of it, answered
     server_version: str | None = None
     scheme: str = "none"
     accepted: bool = False
-    detail: str = ""
+    detail: str = ""  # the cause and the next step, or a remark
 
 
 def check(url: str) -> Check:
     """Ask the server at `url` for its version, a count and, if it is Prefect 3, the WebSocket of task run states.
 
-    Endpoints: GET /admin/version, POST /flow_runs/count, WebSocket /events/in. Does not raise: `detail` of the result
-    says what is wrong.
+    Endpoints: GET /admin/version, POST /flow_runs/count, WebSocket /events/in. Does not raise: `detail` says why not.
     """
     verdict = Check(url)
     try:
-        verdict = replace(verdict, scheme=_scheme())
+        verdict = replace(verdict, scheme=credentials.scheme())
         with httpx.Client(timeout=PATIENCE, verify=credentials.trust()) as client:
             version = _ask(client, "GET", f"{url}/admin/version")
             verdict = replace(verdict, server_version=version)
@@ -53,17 +49,10 @@ def check(url: str) -> Check:
         return replace(verdict, reachable=isinstance(error, Refused), detail=str(error))
 
 
-def _scheme() -> str:
-    sent = credentials.sent()
-    if credentials.flaw(sent) is None:
-        return credentials.scheme()
-    # The first word of a custom header that is not valid may be the secret itself.
-    return {AUTH_STRING: "basic", KEY: "bearer"}.get(sent.variable if sent else "", "none")
-
-
 def _ask(client: httpx.Client, method: str, url: str) -> str | None:
     """Return the server's answer if it is a text, such as a version, otherwise None. Raises Refused and CannotRun."""
-    flaw = credentials.flaw(credentials.sent())
+    sent = credentials.sent()
+    flaw = sent and credentials.flaw(sent)
     header = {} if flaw else credentials.header()
     try:
         response = client.request(method, url, headers=header, json={} if method == "POST" else None)
@@ -112,8 +101,7 @@ def _refused(response: httpx.Response) -> str:
 
 def asked_for(response: httpx.Response) -> str:
     """Return the scheme that a 401 asks for, "" if it does not tell."""
-    named = re.match(r"\s*([A-Za-z][A-Za-z0-9-]*)", response.headers.get("WWW-Authenticate", ""))
-    if named:
+    if named := re.match(r"\s*([A-Za-z][A-Za-z0-9-]*)", response.headers.get("WWW-Authenticate", "")):
         return named[1].capitalize()
     if str(response.url).startswith(credentials.CLOUD):
         return "Bearer"
@@ -134,19 +122,14 @@ def _unsent() -> str:
 
 
 def _websocket(url: str) -> str:
-    """Return a remark on the WebSocket that carries the states of task runs, "" if it is open in any case.
-
-    Raises Refused if it is closed to these credentials.
-    """
-    closed = websocket_closed(url, credentials.header())
-    if closed:
+    """Return a remark if the WebSocket is closed to Prefect's commands. Raises Refused if it is closed to the kit."""
+    if closed := websocket_closed(url, credentials.header()):
         problem = f"The server accepts requests, but not the WebSocket at {url}/events/in ({closed})"
         effect = "flows would end Completed without a record of their task runs"
         raise Refused(f"{problem}: {effect}. Let the gateway forward WebSockets, with the same credentials.")
     sent = credentials.sent()
     only_key = sent is not None and sent.variable == KEY and not url.startswith(credentials.CLOUD)
-    closed = websocket_closed(url, {}) if only_key else None
-    if closed is None:
+    if not only_key or not (closed := websocket_closed(url, {})):
         return ""
     return (
         f"With only {KEY}, Prefect's client would open the WebSocket without the key ({closed}): a flow would end"
@@ -175,7 +158,7 @@ def websocket_closed(url: str, header: dict[str, str]) -> str | None:
     except InvalidStatus as error:
         return f"status {error.response.status_code}"
     except ConnectionClosed as error:
-        return error.rcvd.reason if error.rcvd else "it hung up"
+        return (error.rcvd and error.rcvd.reason) or "it hung up"
     except (WebSocketException, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return None

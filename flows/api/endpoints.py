@@ -1,7 +1,4 @@
-"""The endpoints that the kit uses, as requests for `rest.send`, `rest.gather` or `rest.rows`.
-
-They are the same in Prefect 2.13.7 and in Prefect 3, unless the docstring says otherwise.
-"""
+"""The endpoints that the kit uses, as requests for `rest`: the same in Prefect 2 and 3, unless a docstring differs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -13,17 +10,12 @@ from flows.api.rest import Request
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # the types of the states in which a run has ended
 FAILED = ("FAILED", "CRASHED")  # those of them in which it has failed
-Kind = Literal["flows", "flow_runs", "work_pools", "concurrency_limits/tag", "v2/concurrency_limits"]
+Kind = Literal["flows", "flow_runs", "task_runs", "work_pools", "concurrency_limits/tag", "v2/concurrency_limits"]
 
 
 def version() -> Request:
     """GET /admin/version: the server's version. (/version is always 0.8.4.) None from Prefect Cloud, which has none."""
     return Request("GET", "admin/version", missing_ok=True)
-
-
-def description() -> Request:
-    """GET /openapi.json below the API's address: the server's own description of its endpoints."""
-    return Request("GET", "openapi.json")
 
 
 def delete(kind: Kind, name: str) -> Request:
@@ -36,17 +28,9 @@ def quoted(name: str) -> str:
     return quote(name, safe=":")
 
 
-# Runs
-
-
 def flow_run(flow_run_id: str) -> Request:
     """GET /flow_runs/{id}: one flow run, None if there is no such run."""
     return Request("GET", f"flow_runs/{flow_run_id}", missing_ok=True)
-
-
-def task_run(task_run_id: str) -> Request:
-    """GET /task_runs/{id}: one task run, None if there is no such run."""
-    return Request("GET", f"task_runs/{task_run_id}", missing_ok=True)
 
 
 def flow_runs(
@@ -112,10 +96,7 @@ def task_runs(
 
 
 def count(chosen: Request) -> Request:
-    """POST /flow_runs/count or /task_runs/count: how many rows `chosen` asks for, whatever its order and page size.
-
-    `chosen` is a request of `flow_runs` or `task_runs`.
-    """
+    """POST /flow_runs/count or /task_runs/count: how many rows a request of `flow_runs` or `task_runs` selects."""
     return chosen._replace(path=chosen.path.replace("/filter", "/count"), body=_selection(chosen))
 
 
@@ -126,24 +107,14 @@ def logs(*, flow_run: str, since: datetime | None = None) -> Request:
 
 
 def set_state(
-    run: str,
-    type_: str,
-    name: str,
-    message: str | None = None,
-    *,
-    force: bool = False,
-    of: Literal["flow_runs", "task_runs"] = "flow_runs",
-    missing_ok: bool = False,
+    run: str, type_: str, name: str, message: str | None = None, *, force: bool = False, of: Kind = "flow_runs"
 ) -> Request:
     """POST /flow_runs/{id}/set_state, or that of task runs: propose a state.
 
     The server answers 200 or 201 in any case: the answer's `status` is ACCEPT, REJECT, ABORT or WAIT.
     """
     body = {"state": {"type": type_, "name": name, "message": message}, "force": force}
-    return Request("POST", f"{of}/{run}/set_state", body, missing_ok)
-
-
-# Flows, deployments, workers
+    return Request("POST", f"{of}/{run}/set_state", body)
 
 
 def flows(*, ids: Sequence[str] | None = None, text: str | None = None, flow_run: str | None = None) -> Request:
@@ -165,6 +136,36 @@ def create_flow_run(deployment: str, parameters: Mapping[str, Any]) -> Request:
 def workers(work_pool: str) -> Request:
     """POST /work_pools/{name}/workers/filter: the workers that have polled a work pool, None without such a pool."""
     return Request("POST", f"work_pools/{quoted(work_pool)}/workers/filter", {"limit": rest.PAGE}, missing_ok=True)
+
+
+def limit(tag: str) -> Request:
+    """GET /concurrency_limits/tag/{tag}: the limit of a tag, with the holders of its slots; None if it has none."""
+    return Request("GET", f"concurrency_limits/tag/{quoted(tag)}", missing_ok=True)
+
+
+def limits() -> Request:
+    """POST /concurrency_limits/filter: the tags' limits with the task runs that hold their slots."""
+    return Request("POST", "concurrency_limits/filter", {"limit": rest.PAGE})
+
+
+def reset_limit(tag: str) -> Request:
+    """POST /concurrency_limits/tag/{tag}/reset: forget who holds slots. In Prefect 3 the counter stays as it is."""
+    return Request("POST", f"concurrency_limits/tag/{quoted(tag)}/reset", {})
+
+
+def counter(name: str) -> Request:
+    """GET /v2/concurrency_limits/{name}: a limit with the counter of its taken slots; None if there is none."""
+    return Request("GET", f"v2/concurrency_limits/{quoted(name)}", missing_ok=True)
+
+
+def counters() -> Request:
+    """POST /v2/concurrency_limits/filter: limits with their counters; in Prefect 3 those of the tags too."""
+    return Request("POST", "v2/concurrency_limits/filter", {"limit": rest.PAGE})
+
+
+def change_counter(name: str, **changes: int) -> Request:
+    """PATCH /v2/concurrency_limits/{name}: change the `limit`, the `active_slots`, or whether it is `active`."""
+    return Request("PATCH", f"v2/concurrency_limits/{quoted(name)}", changes)
 
 
 def _filter(kind: str, sort: str, limit: int = rest.PAGE, **chosen: Any) -> Request:

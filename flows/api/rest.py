@@ -1,7 +1,4 @@
-"""Requests to the Prefect REST API, of either version, without importing Prefect.
-
-`send` sends one, `gather` several at once, `rows` as many as a long list takes; `call` is `send` for a path as text.
-"""
+"""Requests to the Prefect REST API, of either version, without importing Prefect."""
 
 import asyncio
 import concurrent.futures
@@ -40,7 +37,7 @@ class Request(NamedTuple):
 
 
 def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
-    """Send one request, and return its answer as `send` does."""
+    """Send the request with these fields, and return its answer as `send` does."""
     return send(Request(method, path, body, missing_ok))
 
 
@@ -114,11 +111,10 @@ def _client(*_: object) -> tuple[httpx.AsyncClient, asyncio.AbstractEventLoop]:
 
 
 async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str], request: Request) -> Any:
-    path, body, size = request.path.lstrip("/"), request.body, _fewer.get(base, PAGE)
-    body_keys.check(path, body or {})
-    paged = bool(body and body.get("limit") == PAGE)
-    if body and paged:
-        body = {**body, "limit": size}
+    path, sent, size = request.path.lstrip("/"), request.body or {}, _fewer.get(base, PAGE)
+    body_keys.check(path, sent)
+    paged = sent.get("limit") == PAGE
+    body = {**sent, "limit": size} if paged else request.body
     url = f"{base}/{path}"
     # What creates something is sent once: it may have been done, even if no answer came.
     once = request.method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] not in (*READS, "set_state")
