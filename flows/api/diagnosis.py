@@ -158,7 +158,7 @@ def websocket_closed(url: str, header: dict[str, str]) -> str | None:
     except InvalidStatus as error:
         return f"status {error.response.status_code}"
     except ConnectionClosed as error:
-        return (error.rcvd and error.rcvd.reason) or "it hung up"
+        return (error.rcvd.reason if error.rcvd else "") or "it hung up"
     except (WebSocketException, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return None
