@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flows import versions
-from flows.api import endpoints, limit_endpoints, rest, server
+from flows.api import endpoints, rest, server
 from flows.settings import CannotRun
 
 TAG = "database"
@@ -36,10 +36,10 @@ def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
     Each holder is a dict of `task_run_id`, `name`, `flow_run_id` and `state` (None if the server knows no such run).
     Endpoints: GET /concurrency_limits/tag/{tag}, GET /v2/concurrency_limits/tag:{tag}, POST /task_runs/filter.
     """
-    counter = rest.send(limit_endpoints.counter(_counter_name(tag, kind)))
+    counter = rest.send(endpoints.counter(_counter_name(tag, kind)))
     if kind == "global":
         return Limit(tag, counter["limit"], counter["active_slots"]) if counter and counter["active"] else None
-    listed = rest.send(limit_endpoints.limit(tag))
+    listed = rest.send(endpoints.limit(tag))
     if listed is None:
         return None
     ids = listed["active_slots"]
@@ -91,11 +91,11 @@ def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
         return False
     _counter_name(tag, kind, "/" if before else "/%&<>")  # of which Prefect 3 would keep half a limit
     if kind == "tag":
-        rest.send(limit_endpoints.set_limit(tag, limit))
-    elif rest.send(limit_endpoints.counter(tag)) is None:
-        rest.send(limit_endpoints.create_counter(tag, limit))
+        rest.call("POST", "concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
+    elif rest.send(endpoints.counter(tag)) is None:
+        rest.call("POST", "v2/concurrency_limits/", {"name": tag, "limit": limit})
     else:
-        rest.send(limit_endpoints.change_counter(tag, limit=limit, active=True))
+        rest.send(endpoints.change_counter(tag, limit=limit, active=True))
     after = read(tag, kind)
     if after is None or after.limit != limit:
         raise CannotRun(f"The server did not set the limit of {tag!r} to {limit}: it is now {after}. Try again.")
@@ -112,10 +112,10 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
         what = "The tag" if kind == "tag" else "The global limit"
         raise CannotRun(f"{what} {tag!r} has no limit, so it has no slots to free. Leave out --reset to create one.")
     if kind == "tag":
-        rest.send(limit_endpoints.reset(tag))
-    if rest.send(limit_endpoints.counter(_counter_name(tag, kind))) is not None:
+        rest.send(endpoints.reset_limit(tag))
+    if rest.send(endpoints.counter(_counter_name(tag, kind))) is not None:
         # In Prefect 3 the request above drops the leases and leaves the counter, which would then never come down.
-        rest.send(limit_endpoints.change_counter(_counter_name(tag, kind), active_slots=0))
+        rest.send(endpoints.change_counter(_counter_name(tag, kind), active_slots=0))
     after = read(tag, kind)
     # A task that waited takes a freed slot at once, so some may be taken again; but not by nobody.
     if after is None or (kind == "tag" and after.active_slots > len(after.holders)):
@@ -128,15 +128,15 @@ def end(task_run_id: str, message: str) -> None:
 
     It becomes Crashed. If it has ended already, its own state is set once more: a server of either version frees the
     slots of a task run that is forced into a final state. Does nothing if the server does not know the task run.
-    Endpoint: POST /task_runs/{id}/set_state.
+    Endpoints: GET /task_runs/{id}, POST /task_runs/{id}/set_state.
     """
-    task_run = rest.send(endpoints.task_run(task_run_id))
+    task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
     if task_run is None:
         return
     state = ("CRASHED", "Crashed", message)
     if task_run["state_type"] in endpoints.FINAL:
         state = (task_run["state"][key] for key in ("type", "name", "message"))
-    rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs", missing_ok=True))
+    rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs")._replace(missing_ok=True))
 
 
 def _counter_name(tag: str, kind: Kind, but_not: str = "/") -> str:

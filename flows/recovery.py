@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from flows import limits, notes, versions
-from flows.api import endpoints, limit_endpoints, rest
+from flows.api import endpoints, rest
 
 SKEW = 5  # seconds by which the server's clock may be ahead
 KILLED = "Its process was killed; a later run found out."
@@ -23,10 +23,10 @@ def clear_abandoned(own: str) -> None:
         _end_task_runs(set(owner["task_runs"]), run if unended else None)
         counted = flow_run["parameters"].get("limit_by") == "global" and not versions.is_3(versions.here())
         if counted and (slots := len(notes.unfinished(staging))):  # in Prefect 2 nothing else would free them
-            rest.send(limit_endpoints.give_back(limits.TAG, slots))
+            rest.call("POST", "v2/concurrency_limits/decrement", {"names": [limits.TAG], "slots": slots})
         if unended:
             state = "CANCELLED" if flow_run["state_type"] == "CANCELLING" else "CRASHED"
-            rest.send(endpoints.set_state(run, state, state.title(), KILLED, force=True, missing_ok=True))
+            rest.send(endpoints.set_state(run, state, state.title(), KILLED, force=True)._replace(missing_ok=True))
         shutil.rmtree(staging, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 import lessons
 import records
 from flows import limits, report, settings
-from flows.api import address, diagnosis, endpoints, rest
+from flows.api import diagnosis, endpoints, rest, server
 from flows.monitor import frames
 from grading import Wrong, environment, newest_run, printing
 
@@ -234,7 +234,7 @@ def _accepted(configuration: Mapping[str, Any], url: str) -> diagnosis.Check:
     with environment(configuration):
         named = settings.read().prefect_api_url
         if named is not None:
-            address.check(named)
+            server.check_address(named)
         if named != url:
             raise Wrong(f"PREFECT_API_URL is {named or 'not set'}, but the server is at {url}.")
         check = diagnosis.check(url)

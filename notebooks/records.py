@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock
 
 from flows import files, lab, limits, settings
-from flows.api import endpoints, limit_endpoints, rest, server
+from flows.api import endpoints, rest, server
 from flows.lab import keys
 
 _KERNEL = uuid.uuid4().hex  # an id of this kernel, since a process id means nothing in another container
@@ -139,7 +139,7 @@ def _put_limits_back(before: dict[str, int], interrupted: bool, last: bool) -> N
 
 
 def _limits() -> dict[str, int]:
-    return {limit["tag"]: limit["concurrency_limit"] for limit in rest.send(limit_endpoints.limits())}
+    return {limit["tag"]: limit["concurrency_limit"] for limit in rest.send(endpoints.limits())}
 
 
 def _flows() -> dict[str, str]:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flows.api import credentials, endpoints, rest
+from flows.api import credentials, rest
 
 
 class Parameter(NamedTuple):
@@ -33,7 +33,7 @@ class Endpoint(NamedTuple):
 
 def read() -> list[Endpoint]:
     """Return the endpoints of the server in use, sorted by group and path."""
-    spec = rest.send(endpoints.description())
+    spec = rest.call("GET", "openapi.json")
     listed = [
         _endpoint(spec, method, path, operation)
         for path, methods in spec["paths"].items()

@@ -77,6 +77,7 @@ def line(error: CannotRun | None, age: float = 0, pause: str | None = None) -> s
 def _identity() -> str:
     """Return the credentials that are sent, masked; an empty text if there are none."""
     try:
+        credentials.header()
         scheme, sent = credentials.scheme(), credentials.sent()
     except CannotRun:  # the page shows what is wrong with them
         return "credentials that cannot be used"

@@ -12,7 +12,7 @@ from support.labs import processes_below, slots
 from support.waiting import eventually
 
 from flows import limits, warehouse
-from flows.api import limit_endpoints, rest
+from flows.api import endpoints, rest
 
 
 def test_the_script_sets_reads_and_changes(shared_lab: str) -> None:
@@ -54,7 +54,7 @@ def test_every_tag_that_the_server_keeps_can_be_changed_and_freed(shared_lab: st
         if kind == "tag":
             take(tag)
         else:
-            rest.send(limit_endpoints.change_counter(tag, active_slots=1))
+            rest.send(endpoints.change_counter(tag, active_slots=1))
         assert limits.read(tag, kind).active_slots == 1
         assert limits.reset(tag, kind).active_slots == 0
 

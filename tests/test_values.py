@@ -11,7 +11,7 @@ from support.guards import CHECK
 from support.servers import forget_servers
 
 from flows import settings
-from flows.api import address
+from flows.api import server
 from flows.settings import CannotRun
 
 NOBODY = "http://127.0.0.1:9/api"
@@ -149,8 +149,8 @@ def test_an_address_is_accepted_or_corrected(url: str, right: str | None, monkey
     used = settings.read().prefect_api_url
     assert used == url.rstrip("/")
     if right is None:
-        address.check(used)
+        server.check_address(used)
     else:
         with pytest.raises(CannotRun) as caught:
-            address.check(used)
+            server.check_address(used)
         assert right in str(caught.value) and "sEcret" not in str(caught.value)

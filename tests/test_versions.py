@@ -24,7 +24,7 @@ from support.servers import forget_servers
 from support.waiting import eventually
 
 from flows import lab, limits, settings, versions
-from flows.api import diagnosis, endpoints, limit_endpoints, rest
+from flows.api import diagnosis, endpoints, rest
 from flows.api.rest import Request
 from flows.api.server import attach
 from flows.lab import keys
@@ -116,7 +116,7 @@ def test_the_server_reports_its_version_and_accepts_the_key(server: str) -> None
 @pytest.mark.parametrize("key", ["wrong", ""])
 def test_a_client_without_a_valid_key_is_refused(server: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_KEY", key)
-    for request in (endpoints.version(), endpoints.flow_runs(), limit_endpoints.counters()):
+    for request in (endpoints.version(), endpoints.flow_runs(), endpoints.counters()):
         with pytest.raises(Refused, match="refuses the credentials"):
             rest.send(request)
     verdict = diagnosis.check(attach())
@@ -199,7 +199,7 @@ def test_the_global_limit_holds_and_is_freed(server: str) -> None:
     rest.send(take), rest.send(take)
     with pytest.raises(CannotRun, match="answers 423"):
         rest.send(take)
-    rest.send(limit_endpoints.give_back(name, 1))
+    rest.call("POST", "v2/concurrency_limits/decrement", {"names": [name], "slots": 1})
     assert limits.read(name, "global") == limits.Limit(name, 2, 1, [])
     assert limits.reset(name, "global") == limits.Limit(name, 2, 0, [])
     rest.send(take)

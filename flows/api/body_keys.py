@@ -1,7 +1,6 @@
 """The keys that a request's body may have at each endpoint, in both versions of Prefect.
 
-The server ignores an unknown key at the first level, so that a typo in a filter selects everything. Deeper levels need
-no check: there the server refuses what it does not know.
+The server ignores unknown keys at the first level, so that a typo in a filter selects everything; deeper it does not.
 """
 
 from collections.abc import Mapping
@@ -31,9 +30,7 @@ KEYS: dict[str, set[str]] = {  # by the end of the endpoint's path
 
 def check(path: str, body: Mapping[str, Any]) -> None:
     """Raise CannotRun for a key in `body` that the endpoint at `path` does not know; pass endpoints not in KEYS."""
-    endings = ["/".join(path.split("/")[-length:]) for length in (2, 1)]
-    known = next((KEYS[ending] for ending in endings if ending in KEYS), set())
-    unknown = sorted(body.keys() - known)
-    if known and unknown:
+    known = next((keys for ending, keys in KEYS.items() if f"/{path}".endswith(f"/{ending}")), body.keys())
+    if unknown := sorted(body.keys() - known):
         ignored = f"{path} does not know the key {unknown[0]!r}, and the server would silently ignore it."
         raise CannotRun(f"{ignored} Choose from: {', '.join(sorted(known))}.")

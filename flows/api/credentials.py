@@ -45,23 +45,20 @@ def sent() -> Sent | None:
 
 
 def scheme() -> str:
-    """Return what the Prefect client would send: "none", "basic", "bearer" or another scheme.
-
-    Raises Refused as `header` does.
-    """
-    return header().get("Authorization", "none").split()[0].lower()
+    """Return the scheme that Prefect's client would send, in lower case: "basic", "bearer" or another; or "none"."""
+    credentials = sent()
+    if credentials is None or (credentials.variable == HEADERS and flaw(credentials)):
+        return "none"  # the first word of a header that is not valid may be the secret itself
+    of_header = credentials.secret.get_secret_value().split(" ")[0].lower()
+    return {AUTH_STRING: "basic", KEY: "bearer"}.get(credentials.variable, of_header)
 
 
 def header() -> dict[str, str]:
-    """Return the `Authorization` header that the Prefect client would send, or {} for an open server.
-
-    Raises Refused for credentials that no server can accept.
-    """
+    """Return the `Authorization` header that Prefect's client would send, or {}. Raises Refused if it has a `flaw`."""
     credentials = sent()
     if credentials is None:
         return {}
-    wrong = flaw(credentials)
-    if wrong:
+    if wrong := flaw(credentials):
         raise Refused(wrong)
     secret = credentials.secret.get_secret_value()
     if credentials.variable == AUTH_STRING:
@@ -71,10 +68,8 @@ def header() -> dict[str, str]:
     return {"Authorization": secret}
 
 
-def flaw(credentials: Sent | None) -> str | None:
+def flaw(credentials: Sent) -> str | None:
     """Return what is wrong with the form of `credentials`, and how to correct it; None if nothing is."""
-    if credentials is None:
-        return None
     name, secret = credentials
     value = secret.get_secret_value()
     subject = f"{'The Authorization in ' if name == HEADERS else ''}{name}, from {settings.origin(name)},"
@@ -84,9 +79,8 @@ def flaw(credentials: Sent | None) -> str | None:
         return f"{subject} contains characters beyond ASCII, which servers do not accept. Copy it again."
     if name == HEADERS:
         # A word that is not a scheme may be the secret itself, and schemes are shown.
-        if not re.fullmatch(r"[A-Za-z-]{1,20} \S.*", value):
-            return f"{subject} is not a scheme, one space and a secret. Write `Bearer KEY`, or unset the variable."
-        return None
+        wrong = f"{subject} is not a scheme, one space and a secret. Write `Bearer KEY`, or unset the variable."
+        return None if re.fullmatch(r"[A-Za-z-]{1,20} \S.*", value) else wrong
     if value[0] in "'\"`" or value[-1] in "'\"`":
         return f"{subject} has quotes around it that are part of its value. Set it without them."
     if value.lower().startswith(("bearer ", "basic ")):
@@ -113,16 +107,12 @@ def trust() -> ssl.SSLContext | bool:
     known = settings.read()
     if known.prefect_api_tls_insecure_skip_verify or (known.prefect_api_url or "").startswith("http:"):
         return False
-    for name, file in (
-        ("PREFECT_API_SSL_CERT_FILE", known.prefect_api_ssl_cert_file),
-        ("SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE")),
-    ):
-        if wrong := _unreadable(file):
-            next_step = f"Set {name} to a file with PEM certificates, or unset it."
-            raise CannotRun(f"{name} is {file}, which contains no certificate ({wrong}). {next_step}")
-        if file:
-            return ssl.create_default_context(cafile=file)
-    return True
+    name = "PREFECT_API_SSL_CERT_FILE" if known.prefect_api_ssl_cert_file else "SSL_CERT_FILE"
+    file = known.prefect_api_ssl_cert_file or os.environ.get("SSL_CERT_FILE")
+    if wrong := _unreadable(file):
+        next_step = f"Set {name} to a file with PEM certificates, or unset it."
+        raise CannotRun(f"{name} is {file}, which contains no certificate ({wrong}). {next_step}")
+    return ssl.create_default_context(cafile=file) if file else True
 
 
 @functools.cache  # it takes 15 ms, and is asked before each request
@@ -140,9 +130,9 @@ def use(
 ) -> None:
     """Make this process, its children, and Prefect if it is imported, use the server at `url` with these credentials.
 
-    For a bearer key that is not for Prefect Cloud, this also sets PREFECT_CLIENT_CUSTOM_HEADERS. Prefect's client sends
-    PREFECT_API_KEY with its requests, but not when it opens the WebSocket that carries the states of task runs: behind
-    a gateway that checks keys, the flow would complete without a record of any of its task runs.
+    For a bearer key that is not for Prefect Cloud, this also sets PREFECT_CLIENT_CUSTOM_HEADERS. Prefect's client does
+    not send PREFECT_API_KEY when it opens the WebSocket that carries the states of task runs: behind a gateway that
+    checks keys, the flow would complete without a record of any of them.
     """
     custom = _custom(settings.read())
     if os.environ.pop(_ADDED, None):
@@ -177,12 +167,10 @@ def use(
 def _refresh_prefect() -> None:
     """Let Prefect, if it is imported, read its settings again, which it does only once."""
     context: Any = sys.modules.get("prefect.context")
-    if context is None:
-        return
     try:
         if hasattr(context, "refresh_global_settings_context"):
             context.refresh_global_settings_context()
-        else:  # Prefect 2
+        elif context:  # Prefect 2
             context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
     except ValueError as error:
         raise settings.unreadable(error) from None

@@ -20,28 +20,24 @@ _WAYS = {"Basic": f"{AUTH_STRING}=user:password", "Bearer": f"{KEY}=pnu_…"}
 
 @dataclass(frozen=True)
 class Check:
-    """The keys of the JSON of `scripts/test_prefect_auth.py`; `detail` is the cause and the next step, or a remark.
-
-    `reachable` is whether a Prefect server, or what asks for credentials in front of it, answered.
-    """
+    """The keys of the JSON of `scripts/test_prefect_auth.py`."""
 
     api_url: str | None
-    reachable: bool = False
+    reachable: bool = False  # a Prefect server, or what asks for credentials in front of it, answered
     server_version: str | None = None
     scheme: str = "none"
     accepted: bool = False
-    detail: str = ""
+    detail: str = ""  # the cause and the next step, or a remark
 
 
 def check(url: str) -> Check:
     """Ask the server at `url` for its version, a count and, if it is Prefect 3, the WebSocket of task run states.
 
-    Endpoints: GET /admin/version, POST /flow_runs/count, WebSocket /events/in. Does not raise: `detail` of the result
-    says what is wrong.
+    Endpoints: GET /admin/version, POST /flow_runs/count, WebSocket /events/in. Does not raise: `detail` says why not.
     """
     verdict = Check(url)
     try:
-        verdict = replace(verdict, scheme=_scheme())
+        verdict = replace(verdict, scheme=credentials.scheme())
         with httpx.Client(timeout=PATIENCE, verify=credentials.trust()) as client:
             version = _ask(client, "GET", f"{url}/admin/version")
             verdict = replace(verdict, server_version=version)
@@ -49,80 +45,63 @@ def check(url: str) -> Check:
         remark = _websocket(url) if versions.is_3(version) else ""
         remarks = " ".join(filter(None, [_unsent(), remark]))
         return replace(verdict, reachable=True, accepted=True, detail=remarks)
-    except Refused as refusal:
-        return replace(verdict, reachable=True, detail=str(refusal))
     except CannotRun as error:
-        return replace(verdict, detail=str(error))
-
-
-def _scheme() -> str:
-    sent = credentials.sent()
-    if credentials.flaw(sent) is None:
-        return credentials.scheme()
-    # The first word of a custom header that is not valid may be the secret itself.
-    return {AUTH_STRING: "basic", KEY: "bearer"}.get(sent.variable if sent else "", "none")
+        return replace(verdict, reachable=isinstance(error, Refused), detail=str(error))
 
 
 def _ask(client: httpx.Client, method: str, url: str) -> str | None:
-    """Return the server's answer if it is a text, such as a version, otherwise None.
-
-    Raises Refused if the server refuses the credentials, or would, and CannotRun if it is not a Prefect server.
-    """
-    flaw = credentials.flaw(credentials.sent())
+    """Return the server's answer if it is a text, such as a version, otherwise None. Raises Refused and CannotRun."""
+    sent = credentials.sent()
+    flaw = sent and credentials.flaw(sent)
     header = {} if flaw else credentials.header()
     try:
         response = client.request(method, url, headers=header, json={} if method == "POST" else None)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.unreachable(url, error) from None
-    if response.status_code == 400 or response.is_redirect:
-        raise errors.refusal(url, response)
-    if flaw:
+    if flaw and response.status_code != 400 and not response.is_redirect:
         raise Refused(flaw)
     if response.status_code == 401:
         raise Refused(_refused(response))
-    if response.status_code in (403, 502, 503, 504):
-        raise errors.refusal(url, response)
-    without_version = response.status_code == 404 and url.startswith(credentials.CLOUD) and method == "GET"
-    content = None
-    with contextlib.suppress(ValueError):
-        content = response.json()
-    if content is None or not (response.is_success or without_version):
+    if response.status_code == 404 and method == "GET" and url.startswith(credentials.CLOUD):
+        return None
+    content = None if response.status_code in (404, 405) else errors.decoded(url, response)
+    if content is None:
         raise errors.not_prefect(url, response)
     return content if isinstance(content, str) else None
 
 
 def _refused(response: httpx.Response) -> str:
     """Return why the server answered 401, by what it asks for and what was sent, and what to do next."""
-    sent, scheme, wanted = credentials.sent(), credentials.scheme(), asked_for(response)
+    known, sent, scheme, wanted = settings.read(), credentials.sent(), credentials.scheme(), asked_for(response)
     asks = f"The server asks for {wanted + ' ' if wanted else ''}credentials (401)"
     way = _WAYS.get(wanted, "the credentials that it accepts (ask the server's administrator)")
     if sent is None:
         return f"{asks}, and none are set. Set {way}."
-    named = re.search(r'error_description="([^"]*)"', response.headers.get("WWW-Authenticate", ""))
-    reason = f" Its reason: {named[1]}." if named else ""
-    why = f"it is wrong, expired{' or revoked' if wanted else ', revoked, or not of the kind that the server accepts'}"
-    known = settings.read()
+    mismatch = wanted and scheme != wanted.lower()
     if sent.variable == HEADERS:
+        what = f"the {scheme} header of {HEADERS}"
         others = {"Basic": known.prefect_api_auth_string, "Bearer": known.prefect_api_key}
         instead = "" if others.get(wanted) else f" Set {way} instead."
-        correct = f"Correct or unset {HEADERS}: while it is set, no other credentials are sent.{instead}"
-        if wanted and scheme != wanted.lower():
-            return f"{asks}, but the {scheme} header of {HEADERS} was sent. {correct}"
-        return f"The server rejected the {scheme} header of {HEADERS} (401): {why}.{reason} {correct}"
-    if wanted and scheme != wanted.lower():
+        next_step = f"Correct or unset {HEADERS}: while it is set, no other credentials are sent.{instead}"
+    elif mismatch:
+        what, next_step = scheme, f"Set {way}."
         if wanted == "Bearer" and known.prefect_api_key:
-            return f"{asks}, but {scheme} was sent. Unset {AUTH_STRING}: while it is set, {KEY} is not sent."
-        return f"{asks}, but {scheme} was sent. Set {way}."
-    kind = "user and password" if scheme == "basic" else "key"
-    new = f"a new one, and set {way.split('=')[0]}" if wanted in _WAYS else "credentials that it accepts"
-    rejected = f"The server rejected the {kind} {credentials.masked(sent.secret)} (401): {why}."
-    return f"{rejected}{reason} Ask the server's administrator for {new}."
+            next_step = f"Unset {AUTH_STRING}: while it is set, {KEY} is not sent."
+    else:
+        what = f"the {'user and password' if scheme == 'basic' else 'key'} {credentials.masked(sent.secret)}"
+        new = f"a new one, and set {way.split('=')[0]}" if wanted in _WAYS else "credentials that it accepts"
+        next_step = f"Ask the server's administrator for {new}."
+    if mismatch:
+        return f"{asks}, but {what} was sent. {next_step}"
+    why = f"it is wrong, expired{' or revoked' if wanted else ', revoked, or not of the kind that the server accepts'}"
+    named = re.search(r'error_description="([^"]*)"', response.headers.get("WWW-Authenticate", ""))
+    reason = f" Its reason: {named[1]}." if named else ""
+    return f"The server rejected {what} (401): {why}.{reason} {next_step}"
 
 
 def asked_for(response: httpx.Response) -> str:
     """Return the scheme that a 401 asks for, "" if it does not tell."""
-    named = re.match(r"\s*([A-Za-z][A-Za-z0-9-]*)", response.headers.get("WWW-Authenticate", ""))
-    if named:
+    if named := re.match(r"\s*([A-Za-z][A-Za-z0-9-]*)", response.headers.get("WWW-Authenticate", "")):
         return named[1].capitalize()
     if str(response.url).startswith(credentials.CLOUD):
         return "Bearer"
@@ -143,19 +122,14 @@ def _unsent() -> str:
 
 
 def _websocket(url: str) -> str:
-    """Return a remark on the WebSocket that carries the states of task runs, "" if it is open in any case.
-
-    Raises Refused if it is closed to these credentials.
-    """
-    closed = websocket_closed(url, credentials.header())
-    if closed:
+    """Return a remark if the WebSocket is closed to Prefect's commands. Raises Refused if it is closed to the kit."""
+    if closed := websocket_closed(url, credentials.header()):
         problem = f"The server accepts requests, but not the WebSocket at {url}/events/in ({closed})"
         effect = "flows would end Completed without a record of their task runs"
         raise Refused(f"{problem}: {effect}. Let the gateway forward WebSockets, with the same credentials.")
     sent = credentials.sent()
     only_key = sent is not None and sent.variable == KEY and not url.startswith(credentials.CLOUD)
-    closed = websocket_closed(url, {}) if only_key else None
-    if closed is None:
+    if not only_key or not (closed := websocket_closed(url, {})):
         return ""
     return (
         f"With only {KEY}, Prefect's client would open the WebSocket without the key ({closed}): a flow would end"
@@ -184,7 +158,7 @@ def websocket_closed(url: str, header: dict[str, str]) -> str | None:
     except InvalidStatus as error:
         return f"status {error.response.status_code}"
     except ConnectionClosed as error:
-        return error.rcvd.reason if error.rcvd else "it hung up"
+        return (error.rcvd.reason if error.rcvd else "") or "it hung up"
     except (WebSocketException, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return None

@@ -1,7 +1,4 @@
-"""The endpoints that the kit uses, as requests for `rest.send`, `rest.gather` or `rest.rows`.
-
-They are the same in Prefect 2.13.7 and in Prefect 3, unless the docstring says otherwise.
-"""
+"""The endpoints that the kit uses, as requests for `rest`: the same in Prefect 2 and 3, unless a docstring differs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -13,17 +10,12 @@ from flows.api.rest import Request
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # the types of the states in which a run has ended
 FAILED = ("FAILED", "CRASHED")  # those of them in which it has failed
-Kind = Literal["flows", "flow_runs", "work_pools", "concurrency_limits/tag", "v2/concurrency_limits"]
+Kind = Literal["flows", "flow_runs", "task_runs", "work_pools", "concurrency_limits/tag", "v2/concurrency_limits"]
 
 
 def version() -> Request:
     """GET /admin/version: the server's version. (/version is always 0.8.4.) None from Prefect Cloud, which has none."""
     return Request("GET", "admin/version", missing_ok=True)
-
-
-def description() -> Request:
-    """GET /openapi.json below the API's address: the server's own description of its endpoints."""
-    return Request("GET", "openapi.json")
 
 
 def delete(kind: Kind, name: str) -> Request:
@@ -36,17 +28,9 @@ def quoted(name: str) -> str:
     return quote(name, safe=":")
 
 
-# Runs
-
-
 def flow_run(flow_run_id: str) -> Request:
     """GET /flow_runs/{id}: one flow run, None if there is no such run."""
     return Request("GET", f"flow_runs/{flow_run_id}", missing_ok=True)
-
-
-def task_run(task_run_id: str) -> Request:
-    """GET /task_runs/{id}: one task run, None if there is no such run."""
-    return Request("GET", f"task_runs/{task_run_id}", missing_ok=True)
 
 
 def flow_runs(
@@ -66,14 +50,12 @@ def flow_runs(
     with the tag `tag`; due at or after `since`; whose name contains `text`. Runs that are due in the future are left
     out, unless they are `future` or `state` asks for scheduled ones.
     """
-    due = {"after_": since.isoformat()} if since else {}
+    due = {"after_": since and since.isoformat()}
     if not future and not {"SCHEDULED", "Scheduled"} & set(state):
         # A deployment with a schedule has up to a hundred runs in the future, which would hide today's.
         due["before_"] = _soon().isoformat()
-    those = {"expected_start_time": due or None, "state": _in_state(state)}
-    those |= {"tags": _where("all_", tag and [tag]), "name": _where("like_", text)}
-    chosen = {"flow_runs": _given(**those)} | _given(flows=_named(flow))
-    return Request("POST", "flow_runs/filter", chosen | {"sort": sort, "limit": limit})
+    those = {"expected_start_time": due, "state": _in_state(state), "tags": {"all_": tag and [tag]}}
+    return _filter("flow_runs", sort, limit, flows=_named(flow), flow_runs=those | {"name": {"like_": text}})
 
 
 def history(*, start: datetime, **chosen: Any) -> Request:
@@ -102,62 +84,48 @@ def task_runs(
     whatever else is asked for; `changed_since` (Prefect 3 only): submitted, started or ended since, or between two
     attempts. The rest is as in `flow_runs`.
     """
-    those = _given(id=_any(ids), name=_any(name), tags=_where("all_", tag and [tag]), state=_in_state(state))
-    if or_started_since is not None:
+    those: dict[str, Any] = {"id": _any(ids), "name": _any(name), "state": _in_state(state)}
+    those["tags"] = {"all_": tag and [tag]}
+    if or_started_since:
         those |= {"start_time": {"after_": or_started_since.isoformat()}, "operator": "or_"}
-    if changed_since is not None:
+    if changed_since:
         after = {"after_": changed_since.isoformat()}
         those |= {"expected_start_time": after, "start_time": after, "end_time": after}
         those |= {"state": _in_state(["SCHEDULED", "PAUSED"]), "operator": "or_"}
-    chosen = _given(flows=_named(flow), flow_runs=_where("id", _any(flow_run)), task_runs=those or None)
-    return Request("POST", "task_runs/filter", chosen | {"sort": sort, "limit": rest.PAGE})
+    return _filter("task_runs", sort, flows=_named(flow), flow_runs={"id": _any(flow_run)}, task_runs=those)
 
 
 def count(chosen: Request) -> Request:
-    """POST /flow_runs/count or /task_runs/count: how many rows `chosen` asks for, whatever its order and page size.
-
-    `chosen` is a request of `flow_runs` or `task_runs`.
-    """
+    """POST /flow_runs/count or /task_runs/count: how many rows a request of `flow_runs` or `task_runs` selects."""
     return chosen._replace(path=chosen.path.replace("/filter", "/count"), body=_selection(chosen))
 
 
 def logs(*, flow_run: str, since: datetime | None = None) -> Request:
     """POST /logs/filter: log lines of a flow run and its tasks, the oldest first; `since` leaves out older ones."""
-    those = _given(flow_run_id=_any(flow_run), timestamp=_where("after_", since and since.isoformat()))
-    return Request("POST", "logs/filter", {"logs": those, "sort": "TIMESTAMP_ASC", "limit": rest.PAGE})
+    those = {"flow_run_id": _any(flow_run), "timestamp": {"after_": since and since.isoformat()}}
+    return _filter("logs", "TIMESTAMP_ASC", logs=those)
 
 
 def set_state(
-    run: str,
-    type_: str,
-    name: str,
-    message: str | None = None,
-    *,
-    force: bool = False,
-    of: Literal["flow_runs", "task_runs"] = "flow_runs",
-    missing_ok: bool = False,
+    run: str, type_: str, name: str, message: str | None = None, *, force: bool = False, of: Kind = "flow_runs"
 ) -> Request:
     """POST /flow_runs/{id}/set_state, or that of task runs: propose a state.
 
     The server answers 200 or 201 in any case: the answer's `status` is ACCEPT, REJECT, ABORT or WAIT.
     """
     body = {"state": {"type": type_, "name": name, "message": message}, "force": force}
-    return Request("POST", f"{of}/{run}/set_state", body, missing_ok)
-
-
-# Flows, deployments, workers
+    return Request("POST", f"{of}/{run}/set_state", body)
 
 
 def flows(*, ids: Sequence[str] | None = None, text: str | None = None, flow_run: str | None = None) -> Request:
     """POST /flows/filter: flows, by name: those with the `ids`, with `text` in the name, or of a `flow_run`."""
-    those = _given(id=_any(ids), name=_where("like_", text)) or None
-    chosen = _given(flows=those, flow_runs=_where("id", _any(flow_run)))
-    return Request("POST", "flows/filter", chosen | {"sort": "NAME_ASC", "limit": rest.PAGE})
+    those = {"id": _any(ids), "name": {"like_": text}}
+    return _filter("flows", "NAME_ASC", flows=those, flow_runs={"id": _any(flow_run)})
 
 
 def deployments() -> Request:
     """POST /deployments/filter: deployments, by name."""
-    return Request("POST", "deployments/filter", {"sort": "NAME_ASC", "limit": rest.PAGE})
+    return _filter("deployments", "NAME_ASC")
 
 
 def create_flow_run(deployment: str, parameters: Mapping[str, Any]) -> Request:
@@ -170,36 +138,66 @@ def workers(work_pool: str) -> Request:
     return Request("POST", f"work_pools/{quoted(work_pool)}/workers/filter", {"limit": rest.PAGE}, missing_ok=True)
 
 
+def limit(tag: str) -> Request:
+    """GET /concurrency_limits/tag/{tag}: the limit of a tag, with the holders of its slots; None if it has none."""
+    return Request("GET", f"concurrency_limits/tag/{quoted(tag)}", missing_ok=True)
+
+
+def limits() -> Request:
+    """POST /concurrency_limits/filter: the tags' limits with the task runs that hold their slots."""
+    return Request("POST", "concurrency_limits/filter", {"limit": rest.PAGE})
+
+
+def reset_limit(tag: str) -> Request:
+    """POST /concurrency_limits/tag/{tag}/reset: forget who holds slots. In Prefect 3 the counter stays as it is."""
+    return Request("POST", f"concurrency_limits/tag/{quoted(tag)}/reset", {})
+
+
+def counter(name: str) -> Request:
+    """GET /v2/concurrency_limits/{name}: a limit with the counter of its taken slots; None if there is none."""
+    return Request("GET", f"v2/concurrency_limits/{quoted(name)}", missing_ok=True)
+
+
+def counters() -> Request:
+    """POST /v2/concurrency_limits/filter: limits with their counters; in Prefect 3 those of the tags too."""
+    return Request("POST", "v2/concurrency_limits/filter", {"limit": rest.PAGE})
+
+
+def change_counter(name: str, **changes: int) -> Request:
+    """PATCH /v2/concurrency_limits/{name}: change the `limit`, the `active_slots`, or whether it is `active`."""
+    return Request("PATCH", f"v2/concurrency_limits/{quoted(name)}", changes)
+
+
+def _filter(kind: str, sort: str, limit: int = rest.PAGE, **chosen: Any) -> Request:
+    """Return the request for the rows of this kind that match the filters `chosen`."""
+    return Request("POST", f"{kind}/filter", _given(chosen) | {"sort": sort, "limit": limit})
+
+
+def _given(filters: dict[str, Any]) -> dict[str, Any]:
+    """Return `filters` without those that have no value, on any level. An empty list is a value: it selects nothing."""
+    inner = {key: _given(value) if isinstance(value, dict) else value for key, value in filters.items()}
+    return {key: value for key, value in inner.items() if value not in (None, "", {})}
+
+
 def _selection(request: Request) -> dict[str, Any]:
     """Return the body of `request` without its order and page."""
     return {key: value for key, value in (request.body or {}).items() if key not in ("sort", "limit", "offset")}
 
 
-def _given(**filters: Any) -> dict[str, Any]:
-    """Return those of the `filters` that are not None."""
-    return {key: value for key, value in filters.items() if value is not None}
+def _any(values: str | Sequence[str] | None) -> dict[str, Any]:
+    return {"any_": [values] if isinstance(values, str) else values}
 
 
-def _any(values: str | Sequence[str] | None) -> dict[str, Any] | None:
-    return None if values is None else {"any_": [values] if isinstance(values, str) else list(values)}
-
-
-def _named(names: str | Sequence[str] | None) -> dict[str, Any] | None:
+def _named(names: str | Sequence[str] | None) -> dict[str, Any]:
     """Return the filter for the flow, or flows, with this name. No names select nothing; an empty name selects all."""
-    return None if names is None or names == "" else {"name": _any(names)}
+    return {"name": _any(names or None if isinstance(names, str) else names)}
 
 
-def _where(operator: str, value: Any) -> dict[str, Any] | None:
-    """Return a filter with this operator or field, or None without a value."""
-    return {operator: value} if value else None
-
-
-def _in_state(states: Sequence[str]) -> dict[str, Any] | None:
+def _in_state(states: Sequence[str]) -> dict[str, Any]:
     """Return the filter for any of these states: types in capitals, names as the server shows them."""
     types = [state for state in states if state.isupper()]
     names = [state for state in states if not state.isupper()]
-    both = _given(type=_any(types or None), name=_any(names or None))
-    return both | ({"operator": "or_"} if types and names else {}) or None
+    return {"type": _any(types or None), "name": _any(names or None), "operator": "or_" if types and names else None}
 
 
 def _soon() -> datetime:

@@ -1,8 +1,4 @@
-"""The user's variables that steer clients past what the kit tells them: proxies, and PostgreSQL's own.
-
-Nothing on this machine is behind a proxy, so one that cannot be used is dropped. For a server elsewhere it counts, and
-is named if it cannot be used.
-"""
+"""The user's variables that steer clients past what the kit tells them: proxies, and PostgreSQL's own."""
 
 import contextlib
 import ipaddress
@@ -26,13 +22,11 @@ def prepare(url: str, *, own_database: bool) -> None:
     if own_database:
         for name in [name for name in os.environ if name.startswith("PG")]:
             del os.environ[name]
-    local = httpx.URL(url).host in LOOPBACK
     for name in PROXIES:
-        wrong = _flaw(os.environ.get(name))
-        if wrong and not local:
-            raise CannotRun(f"The proxy in {name} cannot be used: {wrong}. Correct or unset {name}.")
-        if wrong:
-            del os.environ[name]
+        if wrong := _flaw(os.environ.get(name)):
+            if httpx.URL(url).host not in LOOPBACK:
+                raise CannotRun(f"The proxy in {name} cannot be used: {wrong}. Correct or unset {name}.")
+            del os.environ[name]  # nothing on this machine is behind a proxy
     # httpx takes no brackets around an address, and stops at what it cannot read. Lower case wins.
     hosts = (host.strip(" []") for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(","))
     direct = ",".join(dict.fromkeys([*filter(_is_host, hosts), *LOOPBACK]))
@@ -42,9 +36,9 @@ def prepare(url: str, *, own_database: bool) -> None:
 def proxy(url: str) -> str | None:
     """Return the name of the variable whose proxy is between this machine and `url`; None if there is none."""
     address = httpx.URL(url)
-    named = [name for name in PROXIES if name.lower() in (f"{address.scheme}_proxy", "all_proxy")]
-    set_here = (name for name in named if os.environ.get(name))
-    return None if urllib.request.proxy_bypass(address.host) else next(set_here, None)
+    kinds = (f"{address.scheme}_proxy", "all_proxy")
+    named = [name for name in PROXIES if name.lower() in kinds and os.environ.get(name)]
+    return named[0] if named and not urllib.request.proxy_bypass(address.host) else None
 
 
 def _flaw(proxy: str | None) -> str | None:

@@ -9,16 +9,12 @@ from typing import Any
 import httpx
 
 from flows.api import environment
-from flows.api.address import named
+from flows.api.server import named
 from flows.settings import CannotRun, Refused
 
 
 def decoded(url: str, response: httpx.Response, *, missing_ok: bool = False) -> Any:
-    """Return what `response` holds, decoded from JSON; None if it is empty, or for a 404 if that is `missing_ok`.
-
-    Raises CannotRun, with the cause and the next step, if it is not a Prefect server's or not a success; Refused if
-    the server refuses the credentials.
-    """
+    """Return the JSON of `response`, None if it is empty or a 404 that is `missing_ok`. Raises `refusal` otherwise."""
     with contextlib.suppress(ValueError):
         content = response.json() if response.content else None
         if response.is_success:
@@ -33,7 +29,8 @@ def unreachable(url: str, error: Exception) -> CannotRun:
     text = str(error)
     if isinstance(error, httpx.InvalidURL):
         return CannotRun(f"The address {url} is not valid ({text}). Correct {named()}.")
-    server = f"{httpx.URL(url).scheme}://{httpx.URL(url).netloc.decode()}"
+    address = httpx.URL(url)
+    server = f"{address.scheme}://{address.netloc.decode()}"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.split("CERTIFICATE_VERIFY_FAILED]")[-1].split("(_ssl")[0].strip()
         next_step = "Set PREFECT_API_SSL_CERT_FILE to the certificate of the authority that signed it."
@@ -46,14 +43,11 @@ def unreachable(url: str, error: Exception) -> CannotRun:
         seconds = error.request.extensions["timeout"][waited_for]
         next_step = "Request less data, or check that the server is running and that no firewall is in the way."
         return CannotRun(f"{url} did not answer within {seconds:g} s. {next_step}")
-    through = environment.proxy(url)
-    if through and isinstance(error, httpx.TransportError):
-        return CannotRun(
-            f"{server} cannot be reached through the proxy in {through} ({text}). Correct or unset {through}."
-        )
+    if isinstance(error, httpx.TransportError) and (proxy := environment.proxy(url)):
+        return CannotRun(f"{server} cannot be reached through the proxy in {proxy} ({text}). Correct or unset {proxy}.")
     if isinstance(error, httpx.ConnectError):
         if any(words in text for words in ("Name or service", "nodename", "name resolution")):
-            return CannotRun(f"No machine has the name {httpx.URL(url).host}. Correct {named()}.")
+            return CannotRun(f"No machine has the name {address.host}. Correct {named()}.")
         next_step = f"Start it (for the lab: python scripts/lab.py up), or correct {named()}."
         return CannotRun(f"No server answers at {server}. {next_step}")
     if isinstance(error, httpx.LocalProtocolError):  # its text quotes the header, with the secret
@@ -70,18 +64,18 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
     if response.is_redirect:
         return CannotRun(_redirected(httpx.URL(url), response.headers.get("Location", "")))
     reason = _reason(response)
-    answers = f"{url} answers {status}{': ' if reason else ''}{reason}."
+    said = f"{status}: {reason}" if reason else f"{status}"
+    answers = f"{url} answers {said}."
     if status == 403 and "CSRF" in reason:
         why = "The server requires a CSRF token, which its own web pages have and this client does not."
         next_step = "Start it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false."
         return Refused(f"{answers} {why} {next_step} Your credentials are not the problem.")
-    if status in (401, 403):
-        detail = f" ({status}: {reason})" if reason else f" ({status})"
-        if status == 401:
-            next_step = "Run python scripts/test_prefect_auth.py: it shows which ones are in use, and why they fail."
-            return Refused(f"{url} refuses the credentials{detail}. {next_step}")
+    if status == 401:
+        next_step = "Run python scripts/test_prefect_auth.py: it shows which ones are in use, and why they fail."
+        return Refused(f"{url} refuses the credentials ({said}). {next_step}")
+    if status == 403:
         next_step = "Ask the server's administrator for the right to use the API."
-        return Refused(f"{url} accepts the credentials, but they do not allow this{detail}. {next_step}")
+        return Refused(f"{url} accepts the credentials, but they do not allow this ({said}). {next_step}")
     if status in (502, 503, 504):
         unavailable = "The Prefect server behind this address, or its database, is not available."
         return CannotRun(f"{answers} {unavailable} Start the server, or look at its log.")
@@ -125,10 +119,9 @@ def _redirected(url: httpx.URL, location: str) -> str:
 
 
 def _is_json(response: httpx.Response) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         return not response.content or response.json() is not Ellipsis
-    except ValueError:
-        return False
+    return False
 
 
 def _reason(response: httpx.Response) -> str:

@@ -1,9 +1,7 @@
-"""Requests to the Prefect REST API, of either version, without importing Prefect.
-
-`send` sends one, `gather` several at once, `rows` as many as a long list takes; `call` is `send` for a path as text.
-"""
+"""Requests to the Prefect REST API, of either version, without importing Prefect."""
 
 import asyncio
+import concurrent.futures
 import functools
 import os
 import random
@@ -39,7 +37,7 @@ class Request(NamedTuple):
 
 
 def call(method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
-    """Send one request, and return its answer as `send` does."""
+    """Send the request with these fields, and return its answer as `send` does."""
     return send(Request(method, path, body, missing_ok))
 
 
@@ -59,9 +57,17 @@ def gather(requests: Sequence[Request]) -> list[Any]:
     CannotRun as `send` does, for the first request that fails.
     """
     base, header, known = server.attach(), credentials.header(), settings.read()
-    trusted = f"{known.prefect_api_ssl_cert_file} {known.prefect_api_tls_insecure_skip_verify}"
-    client, loop = _client(os.getpid(), trusted)
-    return asyncio.run_coroutine_threadsafe(_together(client, base, header, requests), loop).result()
+    files = known.prefect_api_ssl_cert_file, os.environ.get("SSL_CERT_FILE")
+    client, loop = _client(os.getpid(), base.startswith("https:"), known.prefect_api_tls_insecure_skip_verify, files)
+    few = asyncio.Semaphore(AT_ONCE)
+
+    async def answer(request: Request) -> Any:
+        async with few:
+            return await _answer(client, base, header, request)
+
+    answers = [asyncio.run_coroutine_threadsafe(answer(request), loop) for request in requests]
+    concurrent.futures.wait(answers)
+    return [one.result() for one in answers]
 
 
 def page() -> int:
@@ -75,14 +81,15 @@ def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> lis
     Runs come in the order of their ids, whatever `sort` says: among rows that are equal in the sort, the server may
     leave some out between two pages.
     """
+    body = dict(request.body or {})
     if request.path.strip("/") in ("flow_runs/filter", "task_runs/filter"):
-        request = request._replace(body={**(request.body or {}), "sort": "ID_DESC"})
+        body["sort"] = "ID_DESC"
     by_id: dict[str, dict[str, Any]] = {}
     offset, together = start, AT_ONCE if start else 1
     while at_most is None or offset < at_most:
         size = page()
         offsets = range(offset, offset + together * size, size)
-        pages = gather([request._replace(body={**(request.body or {}), "limit": PAGE, "offset": o}) for o in offsets])
+        pages = gather([request._replace(body=body | {"limit": PAGE, "offset": each}) for each in offsets])
         if page() < size:  # as the server has just said: these pages are not next to each other
             continue
         by_id.update({row["id"]: row for one in pages for row in one})
@@ -93,37 +100,21 @@ def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> lis
 
 
 @functools.lru_cache(maxsize=4)
-def _client(process: int, trusted: str) -> tuple[httpx.AsyncClient, asyncio.AbstractEventLoop]:
-    """Return connections for this process and these trusted certificates, and the loop they belong to, in a thread."""
+def _client(*_: object) -> tuple[httpx.AsyncClient, asyncio.AbstractEventLoop]:
+    """Return connections for a process and what `credentials.trust` reads; and their loop, which runs in a thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="flows.rest", daemon=True).start()
-    # A server drops a connection that is idle for 5 seconds, perhaps just as the next request is on its way.
-    limits = httpx.Limits(keepalive_expiry=4)
+    limits = httpx.Limits(
+        keepalive_expiry=4
+    )  # after 5 s the server drops it, perhaps as the next request is on its way
     return httpx.AsyncClient(verify=credentials.trust(), limits=limits), loop
 
 
-async def _together(
-    client: httpx.AsyncClient, base: str, header: Mapping[str, str], requests: Sequence[Request]
-) -> list[Any]:
-    few = asyncio.Semaphore(AT_ONCE)
-
-    async def answer(request: Request) -> Any:
-        async with few:
-            return await _answer(client, base, header, request)
-
-    answers = await asyncio.gather(*map(answer, requests), return_exceptions=True)
-    for one in answers:
-        if isinstance(one, BaseException):
-            raise one
-    return answers
-
-
 async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str], request: Request) -> Any:
-    path, body, size = request.path.lstrip("/"), request.body, _fewer.get(base, PAGE)
-    body_keys.check(path, body or {})
-    paged = bool(body and body.get("limit") == PAGE)
-    if body and paged:
-        body = {**body, "limit": size}
+    path, sent, size = request.path.lstrip("/"), request.body or {}, _fewer.get(base, PAGE)
+    body_keys.check(path, sent)
+    paged = sent.get("limit") == PAGE
+    body = {**sent, "limit": size} if paged else request.body
     url = f"{base}/{path}"
     # What creates something is sent once: it may have been done, even if no answer came.
     once = request.method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] not in (*READS, "set_state")
@@ -148,7 +139,6 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
 
 def _pause(tried: tenacity.RetryCallState) -> float:
     """Return the seconds until the next try: as many as the server asks for, otherwise few and random."""
-    response = None if tried.outcome is None or tried.outcome.failed else tried.outcome.result()
-    if response is not None and response.status_code != 503:
-        return errors.retry_after(response) + random.uniform(0, 0.05)
+    if tried.outcome and not tried.outcome.failed and tried.outcome.result().status_code != 503:
+        return errors.retry_after(tried.outcome.result()) + random.uniform(0, 0.05)
     return random.uniform(0.05, 0.2) * 1.5 ** (tried.attempt_number - 1)

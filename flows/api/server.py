@@ -6,13 +6,20 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 from pydantic import SecretStr
 
 from flows import settings, versions
-from flows.api import address, credentials, environment
+from flows.api import credentials, environment
 from flows.settings import CannotRun
 
+# The ends of the paths of the server's own pages.
+_PAGE = re.compile(
+    r"/(dashboard|runs|flow-runs?|task-runs?|flows?|deployments?|work-pools?|work-queues?|blocks?|variables|artifacts?"
+    r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login|(?i:api))(/.*)?$"
+)
 OF_LAB = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL if the kit, not the user, chose the lab's server
 
 
@@ -22,21 +29,65 @@ def use() -> str:
     From then on this process and its children use that server with the credentials that go with it, even if Prefect
     was imported before. Raises CannotRun if the lab cannot be started.
     """
-    named = _named()
-    if named is not None:
-        return named
-    from flows import lab  # here, because its packages are only installed if the lab is used
+    if _of_user(settings.read()) is None:
+        from flows import lab  # here, because its packages are only installed if the lab is used
 
-    lab.up()
-    return _use_lab()
+        lab.up()
+    return attach()
 
 
 def attach() -> str:
-    """Return the API address of the server in use, as `use` does, but start nothing.
+    """Return the API address as `use` does, but start nothing: CannotRun if no server is named and the lab is down."""
+    known = settings.read()
+    if url := _of_user(known):
+        check_address(url)
+        chosen = known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file
+    else:
+        lab = read_lab()
+        if (url := lab.get("api_url")) is None:
+            next_step = "Start the lab (python scripts/lab.py up), or set it."
+            raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
+        os.environ[OF_LAB] = url
+        chosen = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file")), lab.get("certificate")
+    environment.prepare(url, own_database=known.warehouse_url is None)
+    credentials.use(url, *chosen)
+    return url
 
-    Raises CannotRun if no server is named and the lab is down.
-    """
-    return _named() or _use_lab()
+
+def named() -> str:
+    """Return PREFECT_API_URL and where it is set, for a sentence that advises to correct it."""
+    place = settings.origin("PREFECT_API_URL") or "the environment"
+    lab = " (to use the lab: prefect profile create lab, then prefect profile use lab)" if "profile" in place else ""
+    return f"PREFECT_API_URL in {place}{lab}"
+
+
+def check_address(url: str) -> None:
+    """Raise CannotRun if PREFECT_API_URL cannot be `url`. A text that may be, or hold, a secret is not shown."""
+    example = "Write http://HOST:4200/api."
+    if "@" in url:
+        next_step = "Set it to http://HOST:4200/api, and set PREFECT_API_AUTH_STRING=user:password."
+        raise CannotRun(f"{named()} has credentials in it, which every message would show. {next_step}")
+    if not url.startswith(("http://", "https://")):
+        raise CannotRun(f"{named()} does not begin with http:// or https:// (in lower case). {example}")
+    try:
+        urlsplit(url)  # as Prefect does, which refuses brackets that httpx takes for a name
+        address = httpx.URL(url)
+        host, path = address.host, address.path
+        if not host.encode("idna") or not 0 < (address.port or 80) < 65536:
+            raise ValueError("no host, or a port out of range")
+    except (httpx.InvalidURL, ValueError):
+        raise CannotRun(f"{named()} has no valid host or port. {example}") from None
+    if host == "prefect.cloud" or host.endswith(".prefect.cloud"):
+        ids = re.search("/accounts?/([0-9a-f-]{36})/workspaces?/([0-9a-f-]{36})", path)
+        account, workspace = ids.groups() if ids else ("ACCOUNT_ID", "WORKSPACE_ID")
+        right = f"https://api.prefect.cloud/api/accounts/{account}/workspaces/{workspace}"
+        if url != right:
+            next_step = f"Set PREFECT_API_URL to {right}; the page of a workspace shows both ids in its own address."
+            raise CannotRun(f"{named()} is not the API address of a Prefect Cloud workspace. {next_step}")
+    elif "/api" not in path or re.search("[?#]", url):
+        api = f"{address.scheme}://{address.netloc.decode()}{_PAGE.sub('', path).rstrip('/')}/api"
+        right = f"The API address contains /api{' and no ? or #' if '/api' in path else ''}: use {api}"
+        raise CannotRun(f"{named()} is the address of a web page. {right}")
 
 
 def is_lab(url: str) -> bool:
@@ -66,30 +117,9 @@ def check_prefect(url: str) -> None:
         raise CannotRun(f"{differ}; that server cannot run its flows. {next_step}")
 
 
-def _named() -> str | None:
-    """Use the server that the user named, if any, and return its API address."""
-    known = settings.read()
-    url = known.prefect_api_url
-    if url is None or url == os.environ.get(OF_LAB):
-        return None
-    address.check(url)
-    environment.prepare(url, own_database=known.warehouse_url is None)
-    credentials.use(url, known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file)
-    return url
-
-
-def _use_lab() -> str:
-    """Use the lab's server, with the lab's own credentials, and return its API address."""
-    lab = read_lab()
-    url = lab.get("api_url")
-    if url is None:
-        next_step = "Start the lab (python scripts/lab.py up), or set it."
-        raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
-    os.environ[OF_LAB] = url
-    environment.prepare(url, own_database=settings.read().warehouse_url is None)
-    key, auth_string = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file"))
-    credentials.use(url, key, auth_string, lab.get("certificate"))
-    return url
+def _of_user(known: settings.Settings) -> str | None:
+    """Return the address of the server that the user named, or None: then the lab's is meant."""
+    return None if known.prefect_api_url == os.environ.get(OF_LAB) else known.prefect_api_url
 
 
 def _secret(file: str | None, prefix: str = "") -> SecretStr | None:

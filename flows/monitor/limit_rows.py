@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from flows import versions
-from flows.api import limit_endpoints
+from flows.api import endpoints
 from flows.api.rest import Request
 from flows.monitor import frames
 
@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def request(version: str | None) -> Request:
     """Return the request whose answer has the number of taken slots; Prefect 2 has only the list of holders."""
-    return limit_endpoints.counters() if versions.is_3(version) else limit_endpoints.limits()
+    return endpoints.counters() if versions.is_3(version) else endpoints.limits()
 
 
 def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
 def held_by_leases(leases: Rows, task_runs: Rows, answer: Rows) -> pd.DataFrame:
     """Return LIMITS from the answer to `request`, with the holders that the server itself lists.
 
-    `leases` is the answer to `limit_endpoints.limits`, and `task_runs` are those that it lists, as far as they exist.
+    `leases` is the answer to `endpoints.limits`, and `task_runs` are those that it lists, as far as they exist.
     """
     by_id = {run["id"]: run for run in task_runs}
     holders = {

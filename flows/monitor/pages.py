@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from flows.api import endpoints, limit_endpoints, rest, server
+from flows.api import endpoints, rest, server
 from flows.monitor import frames, limit_rows, reasons
 from flows.settings import CannotRun
 
@@ -148,7 +148,7 @@ def flow_run_row(
 def limits() -> pd.DataFrame:
     """Load LIMITS with the holders that the server's leases name, the first 200 by name, in 3 or 4 requests."""
     version = rest.send(endpoints.version())
-    leases, counters = rest.gather([limit_endpoints.limits(), limit_rows.request(version)])
+    leases, counters = rest.gather([endpoints.limits(), limit_rows.request(version)])
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
     task_runs = rest.rows(endpoints.task_runs(ids=ids)) if ids else []
     return limit_rows.held_by_leases(leases, task_runs, counters)

@@ -11,7 +11,7 @@ from support.notebooks import code, execute, read, text
 import exercises
 import records
 from flows import limits
-from flows.api import endpoints, limit_endpoints, rest, server
+from flows.api import endpoints, rest, server
 
 
 def runs(*flows: str) -> int:
@@ -45,7 +45,7 @@ def test_a_lesson_can_be_taken_again_in_the_same_kernel(
     assert [text(cell) for cell in code(notebook)].count("The lab is as you found it.\n") == 2
     assert not list((lab_folder / "lessons").iterdir())
     server.use()
-    kept = {limit["tag"] for limit in rest.send(limit_endpoints.limits())}
+    kept = {limit["tag"] for limit in rest.send(endpoints.limits())}
     assert not [tag for tag in kept if tag.startswith(records.PREFIX)]
     assert runs("main_etl") == before
     assert not [flow["name"] for flow in rest.send(endpoints.flows(text=records.PREFIX))]

@@ -67,7 +67,7 @@ MISTAKES = {
         "04_rest_queries", "", '"limit": page_size, ', "", "pages_read == -(-counted // page_size)"
     ),
     "the kit sets another limit": Mistake(
-        "02_limits", "api/limit_endpoints.py", '"concurrency_limit": limit}', '"concurrency_limit": 20}',
+        "02_limits", "limits.py", '"concurrency_limit": limit}', '"concurrency_limit": 20}',
         "did not set the limit",
     ),
     "the kit's reset leaves the counter": Mistake(
