@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from support.commands import FLOW, answer, refused, run, start
 from support.labs import slots
 from support.waiting import eventually
 
-from flows import lab, mart, settings, warehouse
+from flows import lab, mart, settings
 
 WRITER = """
 import duckdb, sys, time
@@ -48,8 +47,8 @@ TYPES = {
     "interval '1 year -2 months 3 days 04:05:06.5'": "INTERVAL",
     "'-1 day'::interval(3)": "INTERVAL",
     "gen_random_uuid()": "UUID",
-    '\'{"a": 1}\'::json': "JSON",
-    '\'{"b": [2.50]}\'::jsonb': "JSON",
+    "'{\"a\": 1}'::json": "JSON",
+    "'{\"b\": [2.50]}'::jsonb": "JSON",
     r"'\x0102'::bytea": "BLOB",
     "array[1, 2, null]": "INTEGER[]",
     "array['a', 'b']::varchar(5)[]": "VARCHAR[]",
@@ -58,7 +57,6 @@ TYPES = {
     "'low'::pg_temp.level": "VARCHAR",
     "inet '10.0.0.1'": "VARCHAR",
     "int4range(1, 5)": "VARCHAR",
-    "row(1, 'a')": "VARCHAR",
 }
 
 
@@ -122,23 +120,20 @@ def test_columns_have_the_types_of_postgresql_whether_there_are_rows_or_not(
 ) -> None:
     source.execute("create type pg_temp.level as enum ('low', 'high')")
     values = ", ".join(f"{value} as c{place}" for place, value in enumerate(TYPES))
-    nulls = ", ".join(f"nullif(c{place}::text, c{place}::text) as c{place}" for place in range(len(TYPES)))
     source.execute(f"create temp table filled as select {values}".encode())
-    source.execute("create temp table empty as select * from filled where false")
-    source.execute("create temp table nothing (like filled)")
-    source.execute("insert into nothing default values")
-    put(filled="select * from filled", none="select * from empty", nulls="select * from nothing")
-    assert nulls
+    source.execute("create temp table nulls (like filled)")
+    source.execute("insert into nulls default values")
+    put(filled="select * from filled", none="select * from filled where false", nulls="select * from nulls")
     with duckdb.connect(str(mart.path()), read_only=True) as connection:
         for table in ("filled", "none", "nulls"):
             types = [str(kind) for kind in connection.table(table).types]
             assert dict(zip(TYPES, types, strict=True)) == TYPES, table
-        texts = connection.execute("select columns(*)::varchar from filled").fetchone()
+        (texts,) = connection.execute("select columns(*)::varchar from filled").fetchall()
         assert connection.table("nulls").fetchall() == [(None,) * len(TYPES)]
-    shown = dict(zip(TYPES, texts or (), strict=True))
+    shown = dict(zip(TYPES, texts, strict=True))
     assert shown["interval '1 year -2 months 3 days 04:05:06.5'"] == "10 months 3 days 04:05:06.5"
     assert shown["timetz '01:02+03'"] == "01:02:00+03" and shown["array[1, 2, null]"] == "[1, 2, NULL]"
-    assert shown['\'{"b": [2.50]}\'::jsonb'] == '{"b": [2.50]}' and shown["int4range(1, 5)"] == "[1,5)"
+    assert shown["'{\"b\": [2.50]}'::jsonb"] == '{"b": [2.50]}' and shown["int4range(1, 5)"] == "[1,5)"
 
 
 def test_a_numeric_without_digits_has_those_that_its_values_need(put: Callable[..., None]) -> None:
@@ -240,10 +235,8 @@ for number in range(times):
 """
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(80, marks=pytest.mark.long)])
-def test_a_load_may_be_killed_at_any_moment(
-    source: psycopg.Connection, put: Callable[..., None], times: int
-) -> None:
+@pytest.mark.parametrize("times", [8, pytest.param(40, marks=pytest.mark.long)])
+def test_a_load_may_be_killed_at_any_moment(source: psycopg.Connection, put: Callable[..., None], times: int) -> None:
     put(answers="select 1 as a")
     kill_a_writer()
     staging = settings.read().flows_lab_dir / "staging" / "run"
@@ -286,7 +279,7 @@ def test_this_process_has_the_mart_open_itself(put: Callable[..., None]) -> None
     with duckdb.connect(str(mart.path())) as own:
         for statement in ("select 1", "create table mine as select 1 as a"):
             own.execute(statement)
-            with pytest.raises(settings.CannotRun, match="already attached.* or in this one"):
+            with pytest.raises(settings.CannotRun, match=r"already attached.* or in this one"):
                 put(answers="select 1 as a")
     assert tables() == {"answers": 7, "mine": 1}
 
@@ -296,7 +289,10 @@ def test_this_process_has_the_mart_open_itself(put: Callable[..., None]) -> None
     [
         (lambda: mart.path().write_bytes(b"this is no database" * 1000), "not a valid DuckDB database file"),
         (lambda: mart.path().mkdir(), "Is a directory"),
-        (lambda: duckdb.connect(str(mart.path())).execute("create view answers as select 1").close(), "is of type View"),
+        (
+            lambda: duckdb.connect(str(mart.path())).execute("create view answers as select 1").close(),
+            "is of type View",
+        ),
     ],
 )
 def test_a_mart_that_cannot_be_loaded_is_left_as_it_is(
@@ -318,9 +314,7 @@ def test_a_run_is_refused_before_its_queries_while_another_program_writes(shared
     with writer() as other:
         assert f"(PID {other.pid})" in refused(run(FLOW, "--queries", "busiest_clerks"))
     assert not list((settings.read().flows_lab_dir / "staging").glob("*"))
-    assert run(FLOW, "--queries", "busiest_clerks").returncode == 0
     with duckdb.connect(str(mart.path())) as connection:
-        assert connection.execute("select count(*) from mine").fetchone() == (1000,)
         connection.execute("drop table mine")
 
 
