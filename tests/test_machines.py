@@ -1,0 +1,111 @@
+"""Machines that lack something: locks on files, watchers of files, a disk to write to, file handles."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from support.commands import FLOW, LAB, answer, refused, run
+from support.servers import free_port
+from support.waiting import eventually
+
+from flows import settings
+
+# A filter that lets the kernel answer flock with an error, and a program that runs under it.
+WITHOUT_LOCKS = """
+import ctypes, os, platform, struct, sys
+number = {"x86_64": 73, "aarch64": 32}[platform.machine()]
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | int(sys.argv[1])), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0, ctypes.get_errno()
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [(FLOW, errno.ENOLCK), (LAB, errno.ENOLCK), (LAB, errno.ENOSYS), (LAB, errno.EOPNOTSUPP), (LAB, errno.EBADF)],
+)
+def test_a_disk_that_refuses_locks_is_named(new_lab: Path, program: str, error: int) -> None:
+    command = [sys.executable, "-c", WITHOUT_LOCKS, str(error), program, *(["up"] if program == LAB else [])]
+    done = subprocess.run(command, cwd=settings.PROJECT, capture_output=True, text=True, check=False, timeout=60)
+    said = refused(done)
+    assert str(new_lab) in said and "refuses to lock files" in said and "FLOWS_LAB_DIR" in said
+    assert list(new_lab.iterdir()) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", ["main.py", "rest_api_app.py"])
+def test_the_monitor_runs_while_no_file_can_be_watched(tmp_path: Path, page: str) -> None:
+    """As when an editor has taken all of a user's watchers; from a folder with another configuration, too."""
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "config.toml").write_text('[server]\nfileWatcherType = "auto"\n')
+    port, log = free_port(), tmp_path / "log"
+    take = "echo 0 > /proc/sys/user/max_inotify_instances && exec"  # of this namespace's, and not the machine's
+    streamlit = f"{sys.executable} -m streamlit run {settings.PROJECT}/streamlit/{page} --server.port {port}"
+    with log.open("w") as file:
+        monitor = subprocess.Popen(
+            ["unshare", "--user", "--map-root-user", "sh", "-c", f"{take} {streamlit}"],
+            cwd=tmp_path, stdout=file, stderr=file, env=os.environ | {"HOME": str(tmp_path)}, start_new_session=True,
+        )  # fmt: skip
+    try:
+        eventually(lambda: _answers(port) or monitor.poll() is not None, 60)
+        # A visitor, for whom the page runs and Streamlit would watch its files.
+        from websockets.sync.client import connect
+
+        with connect(f"ws://127.0.0.1:{port}/_stcore/stream", subprotocols=["streamlit"]) as visitor:
+            assert visitor.ping().wait(30)
+    finally:
+        monitor.terminate()
+        monitor.wait()
+    assert "Traceback" not in log.read_text() and "inotify" not in log.read_text(), log.read_text()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/_stcore/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+READ_ONLY = """
+mount --make-rprivate / && mount --bind /tmp /tmp && mount --bind "$1" "$1" && mount --bind "$2" "$2" || exit 9
+mount -o remount,bind,ro "$1" && mount -o remount,bind,ro / || exit 9
+touch ~/.written-by-a-test 2>/dev/null && exit 9
+shift 2
+exec "$@"
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("user", [0, 4321])
+def test_everything_but_the_lab_s_folder_and_tmp_is_read_only(copied_lab: Path, user: int) -> None:
+    """For root, and for a user; PostgreSQL's files are made by neither."""
+    assert os.getuid() == 0, "mounting takes root; run the tests with sudo, as .ci/run does"
+    subprocess.run(["chown", "-R", f"{user}:{user}", copied_lab], check=True)
+    for parent in copied_lab.parents:
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    # Where Python is in a folder that only root may enter, the user may pass it.
+    may = [f"--{which}=-all,+dac_read_search" for which in ("inh-caps", "ambient-caps", "bounding-set")]
+    as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *may] if user else []
+    for program in ([LAB, "up"], [FLOW, "--queries", "busiest_clerks"], ["scripts/setup_concurrency_limit.py"]):
+        command = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(settings.PROJECT), str(copied_lab)]
+        done = subprocess.run(
+            [*command, *as_user, sys.executable, *program, "--json"],
+            cwd=settings.PROJECT, capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, (done.stdout, done.stderr)
+    assert run(LAB, "down").returncode == 0
+
+
+@pytest.mark.long
+def test_few_file_handles_are_enough(shared_lab: str) -> None:
+    limited = ["sh", "-c", 'ulimit -n 256 && exec "$@"', "sh", sys.executable, FLOW, "--json"]
+    done = subprocess.run(limited, cwd=settings.PROJECT, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0 and answer(done)["completed"] == 20, done.stderr
