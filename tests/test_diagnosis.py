@@ -61,7 +61,7 @@ def test_https_to_a_server_that_has_none(guarded) -> None:
             "contains /api: use https://host/prefect/api",
         ),
         ({"PREFECT_API_URL": f"http://user:{WRONG_KEY}@host/api"}, 2, "set PREFECT_API_AUTH_STRING=user:password"),
-        ({"PREFECT_API_URL": WRONG_KEY}, 2, "from the environment, does not begin with http:// or https://"),
+        ({"PREFECT_API_URL": WRONG_KEY}, 2, "in the environment does not begin with http:// or https://"),
         ({"PREFECT_API_URL": "http://localhost:42OO/api"}, 2, "has no valid host or port"),
         ({"PREFECT_API_URL": "http://localhost:420000/api"}, 2, "has no valid host or port"),
         ({"PREFECT_API_URL": "http://[::1/api"}, 2, "has no valid host or port"),
