@@ -1,19 +1,49 @@
 """Bring a page of the monitor up to date, in at most 4 requests however much has changed."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 import pandas as pd
+import workers
 
 from flows import versions
 from flows.api import endpoints, rest
 from flows.api.rest import Request
-from flows.monitor import frames, limit_rows, pages, reasons
-from flows.monitor.pages import Overview, Run, Unread
+from flows.monitor import frames, limit_rows, pages
+from flows.monitor.pages import Overview
 
 _DELAY = timedelta(seconds=15)  # after which the server certainly knows what a task run did
 _STEP = 3 / 4  # of a slice; the rest is read twice, because a task run between two attempts may leave the list
+
+
+class Unread(NamedTuple):
+    """The task runs that a page has yet to read: those changed after `since`, except the first `skip` of them.
+
+    Once they are read, those that changed after `then` are next.
+    """
+
+    since: pd.Timestamp
+    skip: int
+    then: pd.Timestamp
+
+
+@dataclass(frozen=True)
+class Run(pages.Run):
+    """The page of one flow run; `poll` says whether a worker polls the work pool that it waits for."""
+
+    poll: str | None
+    unread: Unread
+
+
+def first(flow_run_id: str) -> Run:
+    """Load the page of a flow run as `pages.run` does; one that waits for a worker takes one more request."""
+    page, poll = pages.run(flow_run_id), None
+    if workers.awaited(page.flow_run):
+        pool = page.flow_run["work_pool"]
+        poll = workers.polling(pool, rest.send(endpoints.workers(pool)), page.read_at)
+    return Run(**vars(page), poll=poll, unread=Unread(page.read_at, 0, page.read_at))
 
 
 def overview(page: Overview) -> Overview:
@@ -48,7 +78,7 @@ def run(page: Run) -> Run:
     """
     flow_run_id, now = page.flow_run["flow_run_id"], pd.Timestamp.now("UTC")
     # A run that waits for a worker has no task runs yet.
-    waits = reasons.waits_for_worker(page.flow_run)
+    waits = workers.awaited(page.flow_run)
     changes = endpoints.workers(page.flow_run["work_pool"]) if waits else _changed(page)
     lines = endpoints.logs(flow_run=flow_run_id, since=None if page.logs.empty else page.logs["time"].iloc[-1])
     reads = [endpoints.flow_run(flow_run_id), changes, lines, limit_rows.request(page.version)]
@@ -66,7 +96,7 @@ def run(page: Run) -> Run:
         task_runs=task_runs,
         logs=pd.concat([page.logs, new_lines], ignore_index=True) if len(new_lines) else page.logs,
         limits=limit_rows.held_by(task_runs, limits),
-        poll=reasons.polling(page.flow_run["work_pool"], rows, now) if waits else None,
+        poll=workers.polling(page.flow_run["work_pool"], rows, now) if waits else None,
         unread=_unread(page.unread, now, more=not waits and len(rows) == rest.page()),
     )
 

@@ -24,18 +24,18 @@ def show() -> None:
         "Flow run", key="id", bind="query-params", placeholder="its id, as in the address of its page"
     ).strip()
     if flow_run_id:
-        live_page.show("run", flow_run_id, lambda: pages.run(flow_run_id), refresh.run, _body)
+        live_page.show("run", flow_run_id, lambda: refresh.first(flow_run_id), refresh.run, _body)
     elif server_status.responds():
         st.caption("Open a run from the page Runs, or paste its id.")
 
 
-def _body(page: pages.Run) -> None:
+def _body(page: refresh.Run) -> None:
     run = page.flow_run
     st.markdown(f"#### {plain(run['name'], 80)} · {plain(run['state'])}")
     started = run["started"]
     when = f"{started.tz_convert(zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
     st.caption(plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
-    why = page.why(zone())
+    why = reasons.why(run, page.limits, page.task_runs, page.poll, zone=zone())
     if why:
         st.info(plain(why, 1000), icon=":material/hourglass_top:")
     if run["message"] and run["state_type"] in (*FAILED, "CANCELLED"):

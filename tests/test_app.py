@@ -15,7 +15,7 @@ from support.servers import answering, forget_servers
 
 from flows import lab, limits, settings
 from flows.api import errors, rest
-from flows.monitor import frames, pages
+from flows.monitor import frames, limit_rows, pages
 
 
 def errors_on(app: AppTest) -> str:
@@ -177,9 +177,10 @@ def test_with_200_active_task_runs_the_first_page_counts_on_others(
     def shown(count: int) -> str:
         answer = [{**(waits if number else runs), "id": str(number)} for number in range(count)]
         tasks = frames.task_runs(answer, now)
-        odd = {"tag": "nobody may", "limit": -1, "taken": 1}
-        limit_rows = frames.limits([{"tag": limits.TAG, "limit": 3, "taken": 3}, odd], {})
-        page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=limit_rows)
+        three = {"tag": limits.TAG, "concurrency_limit": 3, "active_slots": ["a", "b", "c"]}
+        odd = {"tag": "nobody may", "concurrency_limit": -1, "active_slots": ["a"]}
+        counted = limit_rows.held_by(tasks.iloc[:0], [three, odd])
+        page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=counted)
         with monkeypatch.context() as patch:
             patch.setattr(pages, "overview", lambda **_: page)
             patch.setattr("refresh.overview", lambda _: page)

@@ -76,11 +76,13 @@ def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
     assert requests(lambda: refresh.overview(page)) <= 4
     assert refresh.overview(page).flow_runs["flow"].iloc[0] == "filled later"
     run = page.flow_runs["flow_run_id"].iloc[-1]
-    assert requests(lambda: pages.run(run)) <= 6
-    assert requests(lambda: refresh.run(pages.run(run))) <= 6 + 4
+    assert requests(lambda: refresh.first(run)) <= 6
+    assert requests(lambda: refresh.run(refresh.first(run))) <= 6 + 4
     wide = fill.fill_wide(filled, 450)
-    assert requests(lambda: pages.run(wide)) <= 6 + 2 + 4  # two pages more, asked for together with those after them
-    loaded = pages.run(wide)
+    assert (
+        requests(lambda: refresh.first(wide)) <= 6 + 2 + 4
+    )  # two pages more, asked for together with those after them
+    loaded = refresh.first(wide)
     assert requests(lambda: refresh.run(loaded)) <= 4
 
 
@@ -88,7 +90,7 @@ def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) 
     """The task runs that do not fit into one refresh come with the next ones."""
     database = lab.status().database
     assert database is not None
-    page = pages.run(fill.fill_wide(database, 450))
+    page = refresh.first(fill.fill_wide(database, 450))
     try:
         with psycopg.connect(database) as connection:
             changed = "update task_run set state_name = 'Late to end', end_time = now() where flow_run_id = %s"
@@ -139,7 +141,7 @@ def test_a_run_with_two_thousand_tasks(shared_lab: str, app: AppTest) -> None:
     database = lab.status().database
     assert database is not None
     run = fill.fill_wide(database, 2000)
-    page = pages.run(run)
+    page = refresh.first(run)
     assert len(page.task_runs) == 2000
 
     def drawn() -> str:
@@ -151,7 +153,7 @@ def test_a_run_with_two_thousand_tasks(shared_lab: str, app: AppTest) -> None:
         viewer.run()
         assert not viewer.exception and "2000 task runs" in " ".join(text.value for text in viewer.markdown)
 
-    loads, refreshes, opens = (median(act) for act in (lambda: pages.run(run), lambda: refresh.run(page), opened))
+    loads, refreshes, opens = (median(act) for act in (lambda: refresh.first(run), lambda: refresh.run(page), opened))
     print(f"\n2,000 task runs: loaded in {loads:.0f} ms, refreshed in {refreshes:.0f}, drawn in {median(drawn):.0f} ms")
     print(f"its page is opened in {opens:.0f} ms (medians of 15)")
     assert refreshes < loads / 2 and opens < 4 * loads

@@ -210,7 +210,7 @@ def test_many_rows_come_whole_even_if_the_server_cannot_tell_their_order(shared_
         assert len(rows) == 1450 and {row["name"] for row in rows} == wanted
         assert len(rest.rows(endpoints.task_runs(flow_run=run), 300)) == 300
         assert len(rest.rows(endpoints.task_runs(flow_run=run), start=1300)) == 150
-        page = pages.run(run)
+        page = refresh.first(run)
         assert set(page.task_runs["name"]) == wanted
         assert len(refresh.run(page).task_runs) == 1450
     finally:
@@ -278,7 +278,7 @@ def test_a_server_with_smaller_pages_is_read_whole(
         assert len(rest.send(endpoints.task_runs(flow_run=run))) == 50
         with pytest.raises(CannotRun, match="less than or equal to 50"):  # which the user has asked for
             rest.call("POST", "flow_runs/filter", {"limit": 100})
-        page = pages.run(run)
+        page = refresh.first(run)
         assert set(page.task_runs["name"]) == wanted
         with psycopg.connect(database) as connection:
             # In an order that the server can tell: what is equal in it may be left out between two slices.

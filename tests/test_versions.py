@@ -211,7 +211,7 @@ def test_the_pages_show_the_main_job(server: str, jobs: dict[str, dict]) -> None
     row = overview.flow_runs.set_index("flow_run_id").loc[job["flow_run_id"]]
     assert (row["flow"], row["state"], row["parameters"]["limit_by"]) == ("main_etl", "Completed", "tag")
     assert overview.limits.set_index("tag").loc["database", ["limit", "taken"]].tolist() == [3, 0]
-    page = pages.run(job["flow_run_id"])
+    page = refresh.first(job["flow_run_id"])
     for loaded in (page, refresh.run(page)):
         queries = frames.tagged(loaded.task_runs, "database")
         assert set(queries["name"]) == set(QUERIES.split(",")) and set(queries["state"]) == {"Completed"}

@@ -75,8 +75,8 @@ def running(shared_lab: str) -> Iterator[threading.Thread]:
 def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, tmp_path: Path) -> None:
     eventually(lambda: len(pages.overview(flow="views test", state=["Running"]).flow_runs))
     id_ = pages.overview(flow="views test", state=["Running"]).flow_runs["flow_run_id"].iloc[0]
-    early = pages.run(id_)
-    assert early.flow_run["state"] == "Running" and early.why() is None
+    early = refresh.first(id_)
+    assert early.flow_run["state"] == "Running" and why(early) is None
     sentences: set[str] = set()
 
     def shown(beginning: str) -> bool:
@@ -95,7 +95,7 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, t
     # The server learns a moment later that a task run has ended, and what was logged last.
     eventually(lambda: pages.run(id_).task_runs["ended"].notna().all())
     eventually(lambda: pages.run(id_).logs["message"].str.startswith("Finished in state Failed('Flow run").any())
-    page, refreshed = pages.run(id_), refresh.run(early)
+    page, refreshed = refresh.first(id_), refresh.run(early)
     for name in ("task_runs", "logs"):
         pd.testing.assert_frame_equal(getattr(refreshed, name), getattr(page, name))
     check_against_its_own_times(page)
@@ -126,7 +126,7 @@ def check_against_its_own_times(page: pages.Run) -> None:
     assert (runs.loc[runs["name"] == "fails <b>", "ran_seconds"] > 1).all(), "it kept its slot between two attempts"
 
 
-def check_failures(page: pages.Run) -> None:
+def check_failures(page: refresh.Run) -> None:
     failed = frames.failures(page.task_runs)
     assert failed["name"].tolist() == ["fails <b>"] and failed["attempts"].tolist() == [2]
     assert "no rows for <b>today</b>" in failed["message"].iloc[0]
@@ -148,7 +148,7 @@ def check_charts(page: pages.Run) -> None:
         charts.run(page.task_runs, steps, 2),
         charts.run(page.task_runs, steps, None),
         bar_charts.waiting(page.task_runs),
-        charts.states(overview.states),
+        charts.states(overview.states, overview.start, overview.read_at),
         bar_charts.slots(overview.limits),
     ):
         svg = vl_convert.vegalite_to_svg(chart.to_json())
@@ -180,7 +180,7 @@ def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_la
     for chart in (
         charts.run(nothing, steps, 3),
         bar_charts.waiting(nothing),
-        charts.states(page.states),
+        charts.states(page.states, page.start, page.read_at),
         bar_charts.slots(empty),
     ):
         assert vl_convert.vegalite_to_svg(chart.to_json())
@@ -261,6 +261,10 @@ def now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC")
 
 
+def why(page: refresh.Run, zone: str = "UTC") -> str | None:
+    return reasons.why(page.flow_run, page.limits, page.task_runs, page.poll, zone=zone)
+
+
 def test_a_run_that_no_worker_takes_says_so(shared_lab: str) -> None:
     flow_id = rest.call("POST", "flows/", {"name": "views test"})["id"]
     wanted = {"name": "nobody's", "flow_id": flow_id, "work_pool_name": "flows", "entrypoint": "x.py:x"}
@@ -269,13 +273,13 @@ def test_a_run_that_no_worker_takes_says_so(shared_lab: str) -> None:
         made = rest.call("POST", f"deployments/{deployment}/create_flow_run", {"parameters": {}})
         late = {"state": {"type": "SCHEDULED", "name": "Late"}, "force": True}
         rest.call("POST", f"flow_runs/{made['id']}/set_state", late)
-        page = pages.run(made["id"])
-        why = page.why()
-        assert why is not None and "No worker polls the work pool 'flows': start one with" in why
-        assert refresh.run(page).why() == why
+        page = refresh.first(made["id"])
+        sentence = why(page)
+        assert sentence is not None and "No worker polls the work pool 'flows': start one with" in sentence
+        assert why(refresh.run(page)) == sentence
         due = page.flow_run["submitted"]
-        assert f"It was due at {due:%Y-%m-%d %H:%M:%S} UTC" in why
+        assert f"It was due at {due:%Y-%m-%d %H:%M:%S} UTC" in sentence
         tokyo = due + pd.Timedelta(hours=9)
-        assert f"It was due at {tokyo:%Y-%m-%d %H:%M:%S} JST" in str(page.why("Asia/Tokyo"))
+        assert f"It was due at {tokyo:%Y-%m-%d %H:%M:%S} JST" in str(why(page, "Asia/Tokyo"))
     finally:
         rest.call("DELETE", f"deployments/{deployment}")

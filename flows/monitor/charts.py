@@ -37,19 +37,17 @@ def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.
 
     In the timeline, a task run is grey while it waits, blue while it runs, and red if it failed or crashed.
     """
-    origin = None if task_runs.empty else task_runs["submitted"].min()
-    timeline, concurrency = _timeline(task_runs), _concurrency(steps, limit, origin)
+    timeline, concurrency = _timeline(task_runs), _concurrency(steps, limit, task_runs["submitted"].min())
     both = alt.vconcat(timeline, concurrency).resolve_scale(x="shared")
     return styled(both.properties(description=f"{timeline.description} {concurrency.description}"))
 
 
-def states(counts: pd.DataFrame, start: pd.Timestamp | None = None, end: pd.Timestamp | None = None) -> alt.Chart:
-    """Draw STATES, from `start` to `end` if given: a stacked bar for each interval, in the viewer's time zone."""
+def states(counts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> alt.Chart:
+    """Draw STATES from `start` to `end`: a stacked bar for each interval, in the viewer's time zone."""
     kinds = [kind for kind in COLOURS if kind in set(counts["state_type"])]
     colour = alt.Color("state_type:N").scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]).title(None)
     x = alt.X("time:T").bin("binned").title("due (your local time)").axis(labelExpr=_CLOCK)
-    if start is not None and end is not None:
-        x = x.scale(domain=[start.isoformat(), end.isoformat()])
+    x = x.scale(domain=[start.isoformat(), end.isoformat()])
     y = alt.Y("runs:Q").title("flow runs").axis(tickMinStep=1, format="d")
     tooltip = [alt.Tooltip("state:N"), alt.Tooltip("runs:Q"), alt.Tooltip("time:T").format("%Y-%m-%d %H:%M:%S")]
     chart = alt.Chart(counts).mark_bar().encode(x, x2="until", y=y, color=colour.legend(orient="top"), tooltip=tooltip)
@@ -83,30 +81,29 @@ def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
     return chart.properties(width=WIDTH, height=height, description=_describe_timeline(task_runs))
 
 
-def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp | None) -> alt.LayerChart:
-    rows = steps.assign(at=_seconds(steps["time"], origin))
+def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp) -> alt.LayerChart:
+    rows = steps.assign(at=(steps["time"] - origin).dt.total_seconds())
     x = alt.X("at:Q").title("seconds")
     peak = frames.peak(steps)
     y = alt.Y("running:Q").title("running at once").axis(tickMinStep=1, format="d")
     y = y.scale(domain=[0, max(peak, limit or 0) + 1])
     tooltip = [alt.Tooltip("at:Q").format(".2f").title("seconds"), alt.Tooltip("running:Q")]
-    line = alt.Chart(rows).mark_line(interpolate="step-after", color=COLOURS["RUNNING"]).encode(x, y, tooltip=tooltip)
-    layers = [line]
+    line = alt.Chart(rows).mark_line(interpolate="step-after", color=COLOURS["RUNNING"])
+    layers = [line.encode(x, y, tooltip=tooltip)]
     if limit is not None:
         bound = alt.Chart(pd.DataFrame({"limit": [limit], "text": [f"limit {limit}"]})).encode(y="limit:Q")
+        text = bound.mark_text(color=COLOURS["FAILED"], align="right", dy=-8)
         layers.append(bound.mark_rule(color=COLOURS["FAILED"], strokeDash=[6, 4], strokeWidth=1.5))
-        layers.append(
-            bound.mark_text(color=COLOURS["FAILED"], align="right", dy=-8).encode(text="text:N", x=alt.value(WIDTH))
-        )
-    text = f"Up to {peak} task runs ran at once; {'there is no limit' if limit is None else f'the limit is {limit}'}."
-    description = text if len(rows) else "No task run has started."
+        layers.append(text.encode(text="text:N", x=alt.value(WIDTH)))
+    bounded = "there is no limit" if limit is None else f"the limit is {limit}"
+    description = f"Up to {peak} task runs ran at once; {bounded}." if len(rows) else "No task run has started."
     return alt.layer(*layers).properties(width=WIDTH, height=140, description=description)
 
 
 def _elapsed(task_runs: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the timeline, in seconds since the first submission; `ended_at` is missing if not started."""
     rows = labelled(task_runs.sort_values(["started", "submitted"]))
-    submitted = _seconds(rows["submitted"], rows["submitted"].min())
+    submitted = (rows["submitted"] - rows["submitted"].min()).dt.total_seconds()
     began = submitted + rows["waited_seconds"]
     kind = rows["state_type"].isin(FAILED).map({True: "failed", False: "runs"})
     columns = rows[["label", "state", "started", "waited_seconds", "ran_seconds", "message"]]
@@ -124,15 +121,10 @@ def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(label=unique, **short)
 
 
-def _seconds(times: pd.Series, origin: pd.Timestamp | None) -> pd.Series:
-    return (times - (pd.NaT if origin is None else origin)).dt.total_seconds()
-
-
 def _describe_timeline(task_runs: pd.DataFrame) -> str:
     if task_runs.empty:
         return "No task run has been submitted."
-    counts = task_runs["state"].value_counts()
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    states = ", ".join(f"{count} {state}" for state, count in task_runs["state"].value_counts().items())
     waited, ran = task_runs["waited_seconds"].max(), task_runs["ran_seconds"].max()
     longest = f" and ran up to {ran:.1f} s" if pd.notna(ran) else ""
     return f"Timeline of {len(task_runs)} task runs ({states}): they waited up to {waited:.1f} s{longest}."
@@ -141,12 +133,11 @@ def _describe_timeline(task_runs: pd.DataFrame) -> str:
 def styled(chart: Chart) -> Chart:
     """Return `chart` without a background, with text in a grey that can be read on white and on black."""
     grey, faint = "#7a7a7a", "#80808030"
-    axis = {"labelColor": grey, "titleColor": grey, "gridColor": faint, "domainColor": faint, "tickColor": faint}
+    text = {"labelColor": grey, "titleColor": grey}
+    axis = {**text, "gridColor": faint, "domainColor": faint, "tickColor": faint}
+    # Leave room for labels: the viewer's font may be wider than the one they were measured in.
+    padding = {"left": 25, "top": 5, "right": 5, "bottom": 5}
     configurable: Any = chart
-    return (
-        # Leave room for labels: the viewer's font may be wider than the one they were measured in.
-        configurable.configure(background="transparent", padding={"left": 25, "top": 5, "right": 5, "bottom": 5})
-        .configure_axis(**axis)
-        .configure_legend(labelColor=grey, titleColor=grey)
-        .configure_view(stroke=None)
+    return configurable.configure(
+        background="transparent", padding=padding, axis=axis, legend=text, view={"stroke": None}
     )

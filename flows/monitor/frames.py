@@ -19,7 +19,7 @@ FLOW_RUNS |= {"deployment_id": _TEXT, "work_pool": _TEXT, "parameters": _TEXT}
 TASK_RUNS = {"task_run_id": _TEXT, "flow_run_id": _TEXT, **_RUN, "upstream": _TEXT}
 STATES = {"time": _TIME, "until": _TIME, "state": _TEXT, "state_type": _TEXT, "runs": _COUNT}
 STEPS = {"time": _TIME, "running": _COUNT}
-LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}
+LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}  # made in `limit_rows`
 LOGS = {"log_id": _TEXT, "time": _TIME, "level": _TEXT, "message": _TEXT, "flow_run_id": _TEXT, "task_run_id": _TEXT}
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
@@ -28,15 +28,16 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now: pd.Timestamp) -> pd.DataFrame:
     """Return FLOW_RUNS, a row for each flow run of `answer`; `flows` maps the flows' ids to their names.
 
-    `submitted` is when the run was due, and `waited_seconds` the time from then to its start, or to `now`.
+    `submitted` is when it was due; `waited_seconds` end at its start or at `now`; `ran_seconds` are of all attempts.
     """
     rows = [
         _run(run)
         | {"flow_run_id": run["id"], "flow": flows.get(run["flow_id"]), "work_pool": run.get("work_pool_name")}
-        | {key: run.get(key) for key in ("flow_id", "deployment_id", "parameters")}
+        | {"ran_seconds": run["estimated_run_time"]}  # by the server, which leaves out the time between two attempts
         for run in answer
     ]
-    return timed(_frame(rows, FLOW_RUNS), now)
+    runs = typed(rows, FLOW_RUNS)
+    return timed(runs, now).assign(ran_seconds=runs["ran_seconds"].where(runs["started"].notna()))
 
 
 def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.DataFrame:
@@ -47,11 +48,8 @@ def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.Data
     wait for its inputs and for its slot. `ran_seconds` includes the pauses between attempts, during which it keeps
     its slot. `upstream` has the ids of the task runs whose results it takes.
     """
-    rows = [
-        _run(run) | {"task_run_id": run["id"], "flow_run_id": run["flow_run_id"], "upstream": _upstream(run)}
-        for run in answer
-    ]
-    return timed(_frame(rows, TASK_RUNS).sort_values("submitted", ignore_index=True), now)
+    rows = [_run(run) | {"task_run_id": run["id"], "upstream": _upstream(run)} for run in answer]
+    return timed(typed(rows, TASK_RUNS).sort_values("submitted", ignore_index=True), now)
 
 
 def timed(runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
@@ -67,15 +65,13 @@ def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     `answer` is that of `endpoints.history`. Intervals without runs are left out.
     """
-    return _frame(
-        [
-            {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
-            | {"state_type": state["state_type"], "runs": state["count_runs"]}
-            for interval in answer
-            for state in interval["states"]
-        ],
-        STATES,
-    )
+    rows = [
+        {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
+        | {"state_type": state["state_type"], "runs": state["count_runs"]}
+        for interval in answer
+        for state in interval["states"]
+    ]
+    return typed(rows, STATES)
 
 
 def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
@@ -85,13 +81,13 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     """
     ran = task_runs[task_runs["started"].notna()]
     if ran.empty:
-        return _frame([], STEPS)
+        return typed([], STEPS)
     ended = ran[ran["ended"].notna()]
     still = pd.DatetimeIndex([now] if len(ended) < len(ran) else [], tz="UTC")
     steps = (1, ran["started"]), (-1, ended["ended"].clip(lower=ended["started"])), (0, still)
     changes = pd.concat([pd.Series(change, index=times) for change, times in steps])
     running = changes.groupby(level=0).sum().cumsum()
-    return _frame([{"time": time, "running": count} for time, count in running.items()], STEPS)
+    return typed([{"time": time, "running": count} for time, count in running.items()], STEPS)
 
 
 def tagged(task_runs: pd.DataFrame, tag: str) -> pd.DataFrame:
@@ -117,30 +113,14 @@ def verdict(steps: pd.DataFrame, limit: int | None) -> str:
     return f"The limit was exceeded for {seconds:.1f} s in total: up to {most} ran at once, and only {allowed}."
 
 
-def limits(counters: Iterable[Mapping[str, Any]], holders: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    """Return LIMITS, a row for each tag's limit, sorted by tag.
-
-    `counters` are dicts of `tag`, `limit` and `taken`, the server's counter of taken slots, which is what makes a task
-    wait. `holders` has a list for each tag of dicts of `task_run_id`, `name`, `flow_run_id` and `state`; `held` is
-    its length. If `taken` is more than `held`, the server counts slots that no task run holds: reset the limit.
-    """
-    rows = []
-    for counter in sorted(counters, key=lambda counter: counter["tag"]):
-        of_tag = list(holders.get(counter["tag"], []))
-        rows.append({**counter, "held": len(of_tag), "holders": of_tag})
-    return _frame(rows, LIMITS)
-
-
 def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return LOGS, a row for each log line, in the order of `answer`."""
-    return _frame(
-        [
-            {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
-            | {key: line.get(key) for key in ("message", "flow_run_id", "task_run_id")}
-            for line in answer
-        ],
-        LOGS,
-    )
+    rows = [
+        {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
+        | {key: line.get(key) for key in ("message", "flow_run_id", "task_run_id")}
+        for line in answer
+    ]
+    return typed(rows, LOGS)
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
@@ -149,19 +129,17 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that flow runs and task runs have in common."""
-    state = run.get("state") or {}
+    """Return `run` with the columns that flow runs and task runs have in common."""
     return {
-        "name": run["name"],
+        **run,
         "state": run["state_name"] or "Unknown",
-        "state_type": run["state_type"],
         "tags": list(run["tags"] or []),
         "submitted": run["expected_start_time"] or run["created"],
         "started": run["start_time"],
         "ended": run["end_time"],
         "attempts": run["run_count"],
         "next_attempt": run["next_scheduled_start_time"],
-        "message": state.get("message") or None,
+        "message": (run.get("state") or {}).get("message") or None,
     }
 
 
@@ -170,11 +148,9 @@ def _upstream(run: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(one["id"] for one in inputs if one.get("input_type") == "task_run"))
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+def typed(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return a frame of `rows` with these `columns`, which maps names to types."""
     frame = pd.DataFrame(list(rows), columns=list(columns), dtype=_TEXT)
-    for column, dtype in columns.items():
-        if dtype == _TIME:
-            frame[column] = pd.to_datetime(frame[column], utc=True, format="ISO8601").astype(_TIME)
-        else:
-            frame[column] = frame[column].astype(dtype)
-    return frame
+    times = [column for column, dtype in columns.items() if dtype == _TIME]
+    frame[times] = frame[times].apply(pd.to_datetime, utc=True, format="ISO8601")
+    return frame.astype(columns)

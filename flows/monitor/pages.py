@@ -6,12 +6,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from flows.api import endpoints, rest, server
-from flows.monitor import frames, limit_rows, reasons
+from flows.monitor import frames, limit_rows
 from flows.settings import CannotRun
 
 ACTIVE = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED")
@@ -48,24 +48,12 @@ class Overview:
         return len(self.task_runs) < rest.page()
 
 
-class Unread(NamedTuple):
-    """The task runs that a page has yet to read: those changed after `since`, except the first `skip` of them.
-
-    Once they are read, those that changed after `then` are next.
-    """
-
-    since: pd.Timestamp
-    skip: int
-    then: pd.Timestamp
-
-
 @dataclass(frozen=True)
 class Run:
     """The page of one flow run: its row of FLOW_RUNS, its task runs, and its first log lines.
 
     `until` is when it ended, or when it was read if it has not ended: its unended task runs are counted as running
-    until then. In `limits` only its own task runs are holders. `poll` says whether a worker polls the work pool that
-    it waits for.
+    until then. In `limits` only its own task runs are holders.
     """
 
     version: str | None
@@ -75,12 +63,6 @@ class Run:
     task_runs: pd.DataFrame
     logs: pd.DataFrame
     limits: pd.DataFrame
-    poll: str | None
-    unread: Unread
-
-    def why(self, zone: str = "UTC") -> str | None:
-        """Return why the flow run waits, with times in `zone`; None if it does not wait."""
-        return reasons.why(self.flow_run, self.limits, self.task_runs, self.poll, zone=zone)
 
 
 def overview(
@@ -124,12 +106,9 @@ def run(flow_run_id: str) -> Run:
     if len(tasks) == rest.page():
         tasks += rest.rows(first, MOST_TASK_RUNS, start=rest.page())
     flow_run, until = flow_run_row(flow_run_id, answer, {flow["id"]: flow["name"] for flow in flows}, now)
-    poll = None
-    if reasons.waits_for_worker(flow_run):
-        poll = reasons.polling(flow_run["work_pool"], rest.send(endpoints.workers(flow_run["work_pool"])), now)
-    task_runs, logs = frames.task_runs(tasks, until), frames.logs(lines)
+    task_runs = frames.task_runs(tasks, until)
     limits = limit_rows.held_by(task_runs, limits)
-    return Run(version, now, until, flow_run, task_runs, logs, limits, poll, Unread(now, 0, now))
+    return Run(version, now, until, flow_run, task_runs, frames.logs(lines), limits)
 
 
 def flow_run_row(
@@ -150,11 +129,11 @@ def limits() -> pd.DataFrame:
     version = rest.send(endpoints.version())
     leases, counters = rest.gather([endpoints.limits(), limit_rows.request(version)])
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
-    task_runs = rest.rows(endpoints.task_runs(ids=ids)) if ids else []
+    task_runs = frames.task_runs(rest.rows(endpoints.task_runs(ids=ids)) if ids else [], pd.Timestamp.now("UTC"))
     return limit_rows.held_by_leases(leases, task_runs, counters)
 
 
-def _first_due(runs: Sequence[Mapping[str, Any]], flows: Sequence[Mapping[str, Any]], now: Any) -> pd.Timestamp:
+def _first_due(runs: limit_rows.Rows, flows: limit_rows.Rows, now: pd.Timestamp) -> pd.Timestamp:
     """Return a time at or shortly before the first flow run was due; an hour ago if there is none.
 
     `runs` are the 200 newest. If there are more, none can be older than the first of all `flows`.

@@ -1,7 +1,6 @@
 """Why a run waits, in a sentence."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -20,9 +19,9 @@ def why(
 ) -> str | None:
     """Return why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
 
-    `task_runs` are those it may wait for, and `poll` is the sentence of `polling`. `complete` is whether
-    `limits` has all holders: on the page of one flow run it does not, because other runs take slots too. Times are
-    given in `zone`.
+    `task_runs` are those it may wait for, `poll` is a sentence on whether a worker polls its work pool. `complete` is
+    whether `limits` has all holders: on the page of one flow run it does not, because other runs take slots too. Times
+    are given in `zone`.
     """
     if run["state_type"] in FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
         return None
@@ -34,33 +33,14 @@ def why(
         case "AwaitingConcurrencySlot":
             return "The limit of its deployment or work pool is full; it starts when another run ends."
         case "Late":
-            late = f"It was due at {_clock(run['submitted'], zone)}, and no worker has taken it."
-            return f"{late} {poll or 'Check that a worker is running for its work pool.'}"
+            runner = "a worker for its work pool" if run["work_pool"] else "the process that serves its deployment"
+            return f"It was due at {_clock(run['submitted'], zone)}. {poll or f'Check that {runner} is running.'}"
         case "Scheduled":
             return f"It is due at {_clock(run['submitted'], zone)}."
     if "task_run_id" not in run:
         taken = f"A worker has taken it and is starting it. {poll or ''}".strip()
         return taken if run["work_pool"] else "It is starting."
     return _for_inputs(run, task_runs) or _for_slots(run, limits, complete) or "It is starting."
-
-
-def waits_for_worker(flow_run: pd.Series) -> bool:
-    """Return whether a flow run waits until a worker of its work pool takes and starts it."""
-    waits = flow_run["state"] == "Late" or flow_run["state_type"] == "PENDING"
-    return bool(waits and flow_run["work_pool"])
-
-
-def polling(pool: str, workers: Sequence[Mapping[str, Any]] | None, now: pd.Timestamp) -> str | None:
-    """Return a sentence on whether one of the `workers` polls the work pool, and what to do; None without such a pool.
-
-    A healthy worker sends a heartbeat every 30 seconds.
-    """
-    if workers is None:
-        return None
-    heartbeats = [pd.to_datetime(worker["last_heartbeat_time"], utc=True) for worker in workers]
-    if not any(now - time < timedelta(seconds=90) for time in heartbeats):
-        return f"No worker polls the work pool {pool!r}: start one with prefect worker start --pool {pool!r}."
-    return f"A worker polls the work pool {pool!r}, but it may be at its own limit, or the pool may be paused."
 
 
 def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
@@ -83,18 +63,17 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | No
         return f"{taken}, although {limit['held']} task runs with that tag report that they are running."
     holders = [_listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])]
     if unexplained > 0:
+        nobody = "without a known holder; if that lasts, reset the limit"
         others = "by other runs or without a holder (see the page Limits)"
-        holders.append(
-            f"{unexplained} {'without a known holder; if that lasts, reset the limit' if complete else others}"
-        )
+        holders.append(f"{unexplained} {nobody if complete else others}")
     return f"{taken}: {' and '.join(filter(None, holders))}."
 
 
-def _listed(names: Iterable[str], most: int = 5) -> str:
+def _listed(names: Iterable[str]) -> str:
     """Return `names` as in a sentence: a, b and c."""
     shown = list(names)
-    if len(shown) > most:
-        shown = [*shown[: most - 1], f"{len(shown) - most + 1} more"]
+    if len(shown) > 5:
+        shown = [*shown[:4], f"{len(shown) - 4} more"]
     return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 

@@ -1,0 +1,26 @@
+"""Whether a worker polls the work pool that a flow run waits for."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+
+
+def awaited(flow_run: pd.Series) -> bool:
+    """Return whether a flow run waits until a worker of its work pool takes and starts it."""
+    waits = flow_run["state"] == "Late" or flow_run["state_type"] == "PENDING"
+    return bool(waits and flow_run["work_pool"])
+
+
+def polling(pool: str, workers: Sequence[Mapping[str, Any]] | None, now: pd.Timestamp) -> str | None:
+    """Return a sentence on whether one of the `workers` polls the work pool, and what to do; None without such a pool.
+
+    A healthy worker sends a heartbeat every 30 seconds.
+    """
+    if workers is None:
+        return None
+    heartbeats = [pd.to_datetime(worker["last_heartbeat_time"], utc=True) for worker in workers]
+    if not any(now - time < timedelta(seconds=90) for time in heartbeats):
+        return f"No worker polls the work pool {pool!r}: start one with prefect worker start --pool {pool!r}."
+    return f"A worker polls the work pool {pool!r}, but it may be at its own limit, or the pool may be paused."
