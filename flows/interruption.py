@@ -100,9 +100,8 @@ def interruptible(
             if not why(staging) and (reason := _reason(staging.name, lost)):
                 stop(reason)
 
-    # Elsewhere than in the main thread Python handles no signals; below nohup, SIGHUP is to be ignored.
-    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere, Python handles no signals
+    heeded = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]  # as by nohup
     before = {number: signal.signal(number, at_signal) for number in heeded}
     try:
         with _repeating(SECONDS, look):
@@ -149,10 +148,7 @@ def _repeating(seconds: float, act: Callable[[], None]) -> Generator[None]:
 
 
 def _reason(flow_run_id: str, lost: set[str]) -> str | None:
-    """Return why the run has to stop by what the server says, if it has to.
-
-    It was cancelled or deleted, or others have slots that its task runs may have `lost`, so that too many run.
-    """
+    """Return why the run has to stop, by the server: also that others have slots which its task runs have `lost`."""
     flow_run = rest.send(endpoints.flow_run(flow_run_id))
     if flow_run is None:
         return DELETED
