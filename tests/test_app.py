@@ -4,14 +4,19 @@ import csv
 import dataclasses
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import actions
 import httpx
 import pandas as pd
+import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
+from support.labs import slots
 from support.servers import answering, forget_servers
+from support.waiting import eventually
 
 from flows import lab, limits, settings
 from flows.api import errors, rest
@@ -326,18 +331,121 @@ def test_the_form_starts_with_the_deployment_s_parameters(app: AppTest, shared_l
         rest.call("DELETE", f"deployments/{deployment}")
 
 
+def flow_run_in(
+    state: str, flow: str = "made by a test", *, name: str = "made by a test", deployed: bool = False
+) -> str:
+    """Create a flow run in this state that no process works on; return its id."""
+    flow_id = rest.call("POST", "flows/", {"name": flow})["id"]
+    chosen = {"name": name, "flow_id": flow_id}
+    if deployed:
+        chosen["deployment_id"] = rest.call("POST", "deployments/", {"name": "odd", "flow_id": flow_id})["id"]
+    type_ = {"Late": "SCHEDULED", "AwaitingRetry": "SCHEDULED"}.get(state, state.upper())
+    return rest.call("POST", "flow_runs/", chosen | {"state": {"type": type_, "name": state}})["id"]
+
+
+def as_frame(*flow_run_ids: str) -> pd.DataFrame:
+    """Return FLOW_RUNS as a page shows them."""
+    answers = [rest.call("GET", f"flow_runs/{flow_run_id}") for flow_run_id in flow_run_ids]
+    return frames.flow_runs(answers, {}, pd.Timestamp.now("UTC"))
+
+
+def state_of(flow_run_id: str) -> str:
+    """Return the name of the flow run's state."""
+    return rest.call("GET", f"flow_runs/{flow_run_id}")["state_name"]
+
+
+@pytest.mark.parametrize(
+    ("state", "flow", "deployed", "becomes"),
+    [
+        *[(state, "made by a test", deployed, "Cancelled") for state in ("Scheduled", "Late") for deployed in (0, 1)],
+        ("AwaitingRetry", "made by a test", True, "Cancelled"),
+        ("Pending", "made by a test", False, "Cancelled"),
+        ("Paused", "made by a test", False, "Cancelled"),
+        # A worker or a `.serve()` process starts it, and would overwrite Cancelled.
+        ("Pending", "made by a test", True, "Cancelling"),
+        ("Paused", "made by a test", True, "Cancelling"),
+        ("Running", "made by a test", True, "Cancelling"),
+        ("Running", "main_etl", False, "Cancelling"),
+    ],
+)
+def test_a_run_gets_the_state_that_its_process_obeys(
+    state: str, flow: str, deployed: bool, becomes: str, shared_lab: str
+) -> None:
+    flow_run = flow_run_in(state, flow, deployed=deployed)
+    try:
+        assert actions.cancel(as_frame(flow_run)) == []
+        assert state_of(flow_run) == becomes
+        if becomes == "Cancelling":
+            (way,) = actions.ways_to_cancel(as_frame(flow_run))
+            assert way == actions.UNDER_WAY
+            assert len(actions.cancel(as_frame(flow_run))) == 1 and state_of(flow_run) == "Cancelling"
+            assert actions.cancel(as_frame(flow_run), gone=True) == [] and state_of(flow_run) == "Cancelled"
+    finally:
+        rest.call("DELETE", f"flow_runs/{flow_run}")
+
+
+def test_a_process_that_nothing_stops_keeps_its_state_and_its_slots(shared_lab: str) -> None:
+    flow_run = flow_run_in("Running", name="runs elsewhere")
+    one = {"flow_run_id": flow_run, "name": "a", "task_key": "a", "dynamic_key": "0", "tags": ["database"]}
+    task_run = rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})["id"]
+    rest.call("POST", "concurrency_limits/increment", {"names": ["database"], "task_run_id": task_run})
+    (left,) = actions.cancel(as_frame(flow_run))
+    assert "runs elsewhere was left as it is" in left and "Stop it where it runs" in left
+    assert state_of(flow_run) == "Running" and slots() == 1
+    assert actions.cancel(as_frame(flow_run), gone=True) == []
+    assert state_of(flow_run) == "Cancelled"
+
+
+def cancel_in(state: str, deployment: str, pids: Path) -> None:
+    """Start `obedient`, cancel it in this state, and see that its process ends and that it gives its slots back."""
+    pids.mkdir()
+    parameters = {"pids": str(pids), "until": state}
+    flow_run = rest.call("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+    eventually(lambda: state_of(flow_run) == state and (state != "Running" or slots() == 2))
+    assert actions.cancel(as_frame(flow_run)) == []
+    eventually(lambda: state_of(flow_run) == "Cancelled", 60)
+    eventually(lambda: not any(psutil.pid_exists(int(file.name)) for file in pids.iterdir()), 60)
+    eventually(lambda: slots() == 0)
+    assert state_of(flow_run) == "Cancelled"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("runner", ["serve", "worker"])
+def test_a_run_of_a_deployment_ends_when_it_is_cancelled(runner: str, shared_lab: str, tmp_path: Path) -> None:
+    script = settings.PROJECT / "tests" / "obedient.py"
+    flow = rest.call("POST", "flows/", {"name": "obedient"})["id"]
+    if runner == "serve":
+        command = [sys.executable, str(script)]
+    else:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "obedient", "--type", "process"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        if runner == "worker":
+            eventually(lambda: rest.call("GET", "work_pools/obedient", missing_ok=True))
+            made = {"name": "served", "flow_id": flow, "work_pool_name": "obedient", "entrypoint": f"{script}:obedient"}
+            rest.call("POST", "deployments/", made)
+        eventually(lambda: rest.call("GET", "deployments/name/obedient/served", missing_ok=True))
+        deployment = rest.call("GET", "deployments/name/obedient/served")["id"]
+        for state in ("Running", "Paused", "AwaitingRetry"):
+            cancel_in(state, deployment, tmp_path / state)
+    finally:
+        process.terminate()
+        process.wait(60)
+        rest.call("DELETE", f"flows/{flow}")
+        if runner == "worker":
+            rest.call("DELETE", "work_pools/obedient")
+
+
 def test_many_runs_are_cancelled_at_once_and_the_others_are_named(shared_lab: str) -> None:
-    flow = rest.call("POST", "flows/", {"name": "made by a test"})
-    running = {"type": "RUNNING", "name": "Running"}
-    made = [{"name": f"one of {number}", "flow_id": flow["id"], "state": running} for number in range(5)]
-    runs = [rest.call("POST", "flow_runs/", one) for one in made]
-    frame = frames.flow_runs(runs, {}, pd.Timestamp.now("UTC"))
-    assert actions.cancel(frame) == []
-    states = {rest.call("GET", f"flow_runs/{run['id']}")["state_name"] for run in runs}
-    assert states == {"Cancelled"}
-    ended = [
-        rest.call("POST", "flow_runs/", one | {"state": {"type": "COMPLETED", "name": "Completed"}}) for one in made[:1]
+    waiting = [flow_run_in("Scheduled") for _ in range(5)]
+    assert actions.cancel(as_frame(*waiting)) == []
+    assert {state_of(flow_run) for flow_run in waiting} == {"Cancelled"}
+    ended, gone, last = flow_run_in("Completed", name="well"), flow_run_in("Scheduled"), flow_run_in("Scheduled")
+    frame = as_frame(ended, gone, last)
+    rest.call("DELETE", f"flow_runs/{gone}")
+    assert actions.cancel(frame) == [
+        "well has already ended: Completed.",
+        "One of the runs was deleted in the meantime.",
     ]
-    (refused,) = actions.cancel(frames.flow_runs(ended, {}, pd.Timestamp.now("UTC")))
-    assert refused == "one of 0 has already ended: Completed."
-    assert rest.call("GET", f"flow_runs/{ended[0]['id']}")["state_name"] == "Completed"
+    assert state_of(ended) == "Completed" and state_of(last) == "Cancelled"
