@@ -42,14 +42,14 @@ def allowed() -> bool:
     return not settings.read().monitor_read_only
 
 
-def may_send(method: str, path: str) -> bool:
-    """Return whether the explorer may send a request: if nothing may be changed, only one that reads."""
-    return allowed() or openapi.only_reads(method, path)
+def may_send(method: str, path: str, query: Any = None, body: Any = None) -> bool:
+    """Return whether the explorer may send a request: if nothing may be changed, only one that reads, and no secret."""
+    return allowed() or (openapi.only_reads(method, path) and not openapi.reveals([query, body]))
 
 
-def check_request(method: str, path: str) -> None:
+def check_request(method: str, path: str, query: Any = None, body: Any = None) -> None:
     """Raise CannotRun if the explorer may not send a request."""
-    if not may_send(method, path):
+    if not may_send(method, path, query, body):
         _check_allowed()
 
 
@@ -84,7 +84,7 @@ def cancel(flow_runs: pd.DataFrame, *, gone: bool = False) -> list[str]:
 def retry(flow_runs: pd.DataFrame) -> list[str]:
     """Schedule `flow_runs` (FLOW_RUNS) again; return a sentence for each run that was not scheduled.
 
-    Only a run of a deployment can be retried, because a worker must find its code, and only one that has ended: one
+    Only a run of a deployment can be retried, because its code must be found, and only one that has ended: one
     that somebody else has retried in the meantime would run twice.
     """
     _check_allowed()
@@ -94,7 +94,7 @@ def retry(flow_runs: pd.DataFrame) -> list[str]:
             problems.append("One of the runs was deleted in the meantime.")
         elif not run["deployment_id"]:
             problems.append(
-                f"{run['name']} has no deployment, so no worker can run it. Start it again as it was first started."
+                f"{run['name']} has no deployment, so nothing can run it again. Start it again as it was first started."
             )
         elif run["state_type"] not in endpoints.FINAL:
             problems.append(

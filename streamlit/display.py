@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from texts import plain
+from texts import csv, plain
 
 from flows.monitor import charts
 from flows.settings import CannotRun
@@ -34,6 +34,11 @@ def table(frame: Any, *, alt: str, **options: Any) -> Any:
     return st.dataframe(frame, **options, **spoken)
 
 
+def save(frame: pd.DataFrame, name: str, place: Any = st) -> None:
+    """Show in `place` a button that saves `frame` as a CSV file with this name, in which no cell is a formula."""
+    place.download_button("Save as CSV", csv(frame), name, "text/csv", on_click="ignore", icon=":material/download:")
+
+
 def height(rows: int, most: int) -> int:
     """Return the height of a table with so many rows, `most` pixels at the most."""
     return min(38 + 35 * rows, most)
@@ -45,6 +50,6 @@ def coloured(frame: pd.DataFrame, state_types: pd.Series) -> Any:
     return frame.style.apply(lambda _: [f"color: {colour}; font-weight: 600" for colour in colours], subset=["state"])
 
 
-def links(flow_run_ids: pd.Series) -> pd.Series:
-    """Return the addresses of the pages of flow runs."""
-    return "/run?id=" + flow_run_ids.astype(str)
+def link(flow_run_id: str) -> str:
+    """Return the address of the page of a flow run, relative to any page: the app may be below a path of a proxy."""
+    return f"run?id={flow_run_id}"

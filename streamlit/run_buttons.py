@@ -15,7 +15,7 @@ from flows.api.endpoints import FINAL
 def show(runs: pd.DataFrame, cancel_place: Any, retry_place: Any) -> None:
     """Show a button to cancel those of `runs` (FLOW_RUNS) that have not ended, and one to retry the others."""
     active = runs[~runs["state_type"].isin(FINAL)]
-    # A worker finds the code of a run by its deployment; no worker can run one without.
+    # The code of a run is found by its deployment; nothing can run one without.
     ended = runs.drop(active.index).dropna(subset="deployment_id")
     if cancel_place.button(
         "Cancel", disabled=active.empty, icon=":material/cancel:", help="Select runs that have not ended."
@@ -48,4 +48,4 @@ def _about_cancel(runs: pd.DataFrame, ways: Sequence[actions.Way | None]) -> Non
 def _about_retry(runs: pd.DataFrame) -> None:
     st.write(f"Run {len(runs)} flow run{'s' if len(runs) > 1 else ''} again:")
     st.text("\n".join(runs["name"].str.slice(0, 80).head(10)))
-    st.write("The server schedules it with the same parameters, and a worker of its work pool takes it.")
+    st.write("The server schedules it with the same parameters; its worker or its .serve() process takes it.")

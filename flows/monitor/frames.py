@@ -28,15 +28,17 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now: pd.Timestamp) -> pd.DataFrame:
     """Return FLOW_RUNS, a row for each flow run of `answer`; `flows` maps the flows' ids to their names.
 
-    `submitted` is when the run was due, and `waited_seconds` the time from then to its start, or to `now`.
+    `submitted` is when it was due; `waited_seconds` end at its start or at `now`; `ran_seconds` are of all attempts.
     """
     rows = [
         _run(run)
         | {"flow_run_id": run["id"], "flow": flows.get(run["flow_id"]), "work_pool": run.get("work_pool_name")}
         | {key: run.get(key) for key in ("flow_id", "deployment_id", "parameters")}
+        | {"ran_seconds": run["estimated_run_time"]}  # by the server, which leaves out the time between two attempts
         for run in answer
     ]
-    return timed(_frame(rows, FLOW_RUNS), now)
+    runs = _frame(rows, FLOW_RUNS)
+    return timed(runs, now).assign(ran_seconds=runs["ran_seconds"].where(runs["started"].notna()))
 
 
 def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.DataFrame:
@@ -67,15 +69,13 @@ def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     `answer` is that of `endpoints.history`. Intervals without runs are left out.
     """
-    return _frame(
-        [
-            {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
-            | {"state_type": state["state_type"], "runs": state["count_runs"]}
-            for interval in answer
-            for state in interval["states"]
-        ],
-        STATES,
-    )
+    rows = [
+        {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
+        | {"state_type": state["state_type"], "runs": state["count_runs"]}
+        for interval in answer
+        for state in interval["states"]
+    ]
+    return _frame(rows, STATES)
 
 
 def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
@@ -133,14 +133,12 @@ def limits(counters: Iterable[Mapping[str, Any]], holders: Mapping[str, Sequence
 
 def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return LOGS, a row for each log line, in the order of `answer`."""
-    return _frame(
-        [
-            {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
-            | {key: line.get(key) for key in ("message", "flow_run_id", "task_run_id")}
-            for line in answer
-        ],
-        LOGS,
-    )
+    rows = [
+        {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
+        | {key: line.get(key) for key in ("message", "flow_run_id", "task_run_id")}
+        for line in answer
+    ]
+    return _frame(rows, LOGS)
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:

@@ -34,8 +34,8 @@ def why(
         case "AwaitingConcurrencySlot":
             return "The limit of its deployment or work pool is full; it starts when another run ends."
         case "Late":
-            late = f"It was due at {_clock(run['submitted'], zone)}, and no worker has taken it."
-            return f"{late} {poll or 'Check that a worker is running for its work pool.'}"
+            runner = "a worker for its work pool" if run["work_pool"] else "the process that serves its deployment"
+            return f"It was due at {_clock(run['submitted'], zone)}. {poll or f'Check that {runner} is running.'}"
         case "Scheduled":
             return f"It is due at {_clock(run['submitted'], zone)}."
     if "task_run_id" not in run:
