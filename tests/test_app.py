@@ -3,13 +3,16 @@
 import csv
 import dataclasses
 import io
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import actions
 import httpx
+import openapi
 import pandas as pd
 import psutil
 import pytest
@@ -64,14 +67,26 @@ def test_a_server_that_is_not_there(app: AppTest, monkeypatch: pytest.MonkeyPatc
     ("name", "value"),
     [("PREFECT_API_URL", "not-an-address"), ("PREFECT_API_URL", "http://[/api"), ("MONITOR_READ_ONLY", "perhaps")],
 )
-@pytest.mark.parametrize("page", ["runs_page", "start_page", "rest_api_app"])
+@pytest.mark.parametrize("page", PARTS)
 def test_a_variable_that_cannot_be_read(
     page: str, name: str, value: str, app: AppTest, new_lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     app = part(page).run()
-    assert name in errors_on(app)
+    assert name in errors_on(app) and len(app.error) == 1, "one sentence"
     assert not app.button, "only the variable can be corrected"
+
+
+def test_a_variable_that_cannot_be_read_any_more(
+    app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert errors_on(app.run()) == ""
+    with monkeypatch.context() as patch:
+        patch.setenv("MONITOR_READ_ONLY", "perhaps")
+        app.session_state.again = True
+        app.run()
+        said = [one.value.replace("\\", "") for one in (*app.warning, *app.error)]
+        assert not app.exception and len(said) == 1 and "MONITOR_READ_ONLY" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +170,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(app: AppTest) -> None:
     written = texts.csv(pd.DataFrame({"name": names, "ran": [-1.5] * len(names), "tags": [["=1"]] * len(names)}))
     rows = list(csv.reader(io.StringIO(written)))[1:]
     assert [name for name, *_ in rows] == [f"'{name}" for name in names[:6]] + names[6:]
+    assert texts.csv(pd.DataFrame({"=1": []})) == "'=1\n"
     assert {(ran, tags) for _, ran, tags in rows} == {("-1.5", "['=1']")}, "numbers stay numbers"
 
 
@@ -269,6 +285,68 @@ def test_a_read_only_explorer_does_not_send_what_changes(
     explorer.button[0].click().run()  # as a browser would, from which somebody removed `disabled`
     assert rest.call("GET", f"flows/{flow}")["id"] == flow
     assert explorer.button[0].disabled and errors_on(explorer) == ""
+
+
+@pytest.mark.parametrize("value", [True, "true", "TRUE", 1, "yes", "on"])
+def test_asking_for_secrets_is_noticed(value: Any, app: AppTest) -> None:
+    for content in ({"include_secrets": value}, {"a": [{"Include_Secrets": value}]}, [{"show-secret": value}]):
+        assert openapi.reveals(content)
+        assert not openapi.reveals({"names": ["secret"], "value": value, "include_secrets": False})
+
+
+def test_no_endpoint_reveals_a_secret_when_read_only(shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    endpoints = openapi.read()
+    sends = [endpoint for endpoint in endpoints if actions.may_send(endpoint.method, endpoint.path)]
+    assert 50 < len(sends) < len(endpoints)
+    changes = re.compile("Create|Delete|Update|Set |Reset|Increment|Decrement|Install|Schedule Dep|Pause|Resume|Renew")
+    assert not [endpoint for endpoint in sends if changes.match(endpoint.summary)]
+    for endpoint in sends:
+        asks = {"include_secrets": True}
+        assert not actions.may_send(endpoint.method, endpoint.path, query=asks), endpoint.path
+        assert not actions.may_send(endpoint.method, endpoint.path, body=asks), endpoint.path
+        assert actions.may_send(endpoint.method, endpoint.path, {"include_secrets": "false"}, endpoint.example)
+    can = {one.path for one in endpoints for key in one.parameters + one.fields if "secret" in key.name}
+    assert len(can) == 4, "what the server offers today"
+    assert not [one.path for one in endpoints if openapi.reveals(one.example)], "no example asks for them"
+
+
+def test_no_example_asks_for_secrets(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"include_secrets": {"type": "boolean", "default": True}}
+    schema = {"type": "object", "required": ["include_secrets"], "properties": key}
+    body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    text = json.dumps({"paths": {"/filter": {"post": body}}})
+    forget_servers(monkeypatch)
+    with answering(
+        f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode()
+    ) as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        (endpoint,) = openapi.read()
+    assert endpoint.example == {"include_secrets": False}
+
+
+def test_a_read_only_explorer_shows_no_secret(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = rest.call("GET", "block_types/slug/secret")["id"]
+    (schema,) = rest.call("POST", "block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
+    made = {"name": "hidden", "block_type_id": kind, "block_schema_id": schema["id"]}
+    document = rest.call("POST", "block_documents/", made | {"data": {"value": "Sesame-1"}})["id"]
+    explorer = part("rest_api_app")
+    explorer.query_params["endpoint"] = "POST /block_documents/filter"
+    explorer.run().text_area[0].input(json.dumps({"include_secrets": True})).run()
+    assert "Sesame-1" in explorer.button[0].click().run().json[0].value, "who may change everything may see it"
+    by_id = part("rest_api_app")
+    by_id.query_params["endpoint"] = "GET /block_documents/{id}"
+    by_id.run().text_input("/block_documents/{id} id").input(document).run()
+    by_id.text_input("/block_documents/{id} include_secrets").input("yes").run()
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    for opened in (explorer, by_id):
+        if "answer" in opened.session_state:
+            del opened.session_state["answer"]
+        opened.button[0].click().run()  # as a browser would, from which somebody removed `disabled`
+        assert opened.button[0].disabled and not opened.json and errors_on(opened) == ""
+    explorer.text_area[0].input("{}").run()
+    assert "hidden" in explorer.button[0].click().run().json[0].value and "Sesame" not in explorer.json[0].value
+    rest.call("DELETE", f"block_documents/{document}")
 
 
 def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab: str) -> None:
