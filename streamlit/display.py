@@ -14,12 +14,13 @@ from flows.settings import CannotRun
 
 
 @contextmanager
-def errors_shown() -> Generator[None]:
-    """Show the message of a CannotRun that is raised inside the block, and continue after it."""
+def errors_shown(shown: CannotRun | None = None) -> Generator[None]:
+    """Show the message of a CannotRun that is raised inside the block, unless it is `shown`, and continue after it."""
     try:
         yield
     except CannotRun as error:
-        st.error(plain(error, 2000), icon=":material/error:")
+        if str(error) != str(shown):
+            st.error(plain(error, 2000), icon=":material/error:")
 
 
 def chart(drawn: Any, key: str, *, stretch: bool = True) -> None:

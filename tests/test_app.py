@@ -80,6 +80,7 @@ def test_a_variable_that_cannot_be_read(
 def test_a_variable_that_cannot_be_read_any_more(
     app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    flow_run_in("Completed")
     assert errors_on(app.run()) == ""
     with monkeypatch.context() as patch:
         patch.setenv("MONITOR_READ_ONLY", "perhaps")
