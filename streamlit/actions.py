@@ -1,6 +1,7 @@
 """Everything the monitor can change on the server. If MONITOR_READ_ONLY is set, each function raises CannotRun."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import openapi
 import pandas as pd
@@ -10,39 +11,72 @@ from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
 
+class Way(NamedTuple):
+    """A way to cancel a flow run: the type and name of the state to propose, and what happens then.
+
+    The state is None if no process would obey it.
+    """
+
+    state: tuple[str, str] | None
+    effect: str
+
+
+CANCELLED = ("CANCELLED", "Cancelled")
+NOT_STARTED = Way(CANCELLED, "It has not started, so it is Cancelled at once.")
+_BY_RUNNER = "The worker or the .serve() process that runs it stops it, which takes up to half a minute."
+BY_RUNNER = Way(("CANCELLING", "Cancelling"), _BY_RUNNER)
+# Of a run that waits in its process for its next attempt, Prefect 3 accepts Cancelling only as the name of a state.
+BY_RUNNER_LATER = Way(("CANCELLED", "Cancelling"), _BY_RUNNER)
+BY_ITSELF = Way(("CANCELLING", "Cancelling"), "It looks at its own state and stops within a few seconds.")
+BY_NOBODY = Way(
+    None,
+    "No worker and no .serve() process runs it, so nothing stops it from here: it goes on to its end, and its tasks"
+    " keep their slots. Stop it where it runs.",
+)
+UNDER_WAY = Way(None, "It is already Cancelling, and has not ended yet.")
+OBEDIENT = "main_etl"  # the flow that looks at its own state
+
+
 def allowed() -> bool:
     """Return whether anything may be changed: not if MONITOR_READ_ONLY is set."""
     return not settings.read().monitor_read_only
 
 
-def may_send(method: str, path: str) -> bool:
-    """Return whether the explorer may send a request: if nothing may be changed, only one that reads."""
-    return allowed() or openapi.only_reads(method, path)
+def may_send(method: str, path: str, query: Any = None, body: Any = None) -> bool:
+    """Return whether the explorer may send a request: if nothing may be changed, only one that reads, and no secret."""
+    return allowed() or (openapi.only_reads(method, path) and not openapi.reveals([query, body]))
 
 
-def check_request(method: str, path: str) -> None:
+def check_request(method: str, path: str, query: Any = None, body: Any = None) -> None:
     """Raise CannotRun if the explorer may not send a request."""
-    if not may_send(method, path):
+    if not may_send(method, path, query, body):
         _check_allowed()
 
 
-def cancel(flow_runs: pd.DataFrame) -> list[str]:
+def ways_to_cancel(flow_runs: pd.DataFrame) -> list[Way | None]:
+    """Return how each of `flow_runs` (FLOW_RUNS) can be cancelled now; None if it has ended or was deleted."""
+    return _ways(_as_it_is_now(flow_runs))
+
+
+def cancel(flow_runs: pd.DataFrame, *, gone: bool = False) -> list[str]:
     """Cancel `flow_runs` (FLOW_RUNS); return a sentence for each run that was not cancelled.
 
-    A run that a worker runs becomes Cancelling, and the worker ends its process; any other run becomes Cancelled, and
-    its process learns that when it next contacts the server. A run that has ended in the meantime keeps its state; the
-    server itself would overwrite it.
+    A run whose process obeys becomes Cancelling, and Cancelled when that process has ended. A run whose process does
+    not obey becomes Cancelled only if the user says that it is `gone`: the server gives back the slots of a run that is
+    Cancelled, whether its tasks still run or not. A run that has ended in the meantime keeps its state; the server
+    itself would overwrite it.
     """
     _check_allowed()
     proposals, problems = {}, []
-    for run in _as_it_is_now(flow_runs):
+    runs = _as_it_is_now(flow_runs)
+    for run, way in zip(runs, _ways(runs), strict=True):
         if run is None:
             problems.append("One of the runs was deleted in the meantime.")
-        elif run["state_type"] in endpoints.FINAL:
+        elif way is None:
             problems.append(f"{run['name']} has already ended: {run['state_name']}.")
+        elif (state := way.state or (CANCELLED if gone else None)) is None:
+            problems.append(f"{run['name']} was left as it is. {way.effect}")
         else:
-            by_worker = bool(run["work_pool_name"]) and run["state_type"] in ("RUNNING", "PENDING")
-            state = ("CANCELLING", "Cancelling") if by_worker else ("CANCELLED", "Cancelled")
             proposals[run["id"]] = endpoints.set_state(run["id"], *state, "Cancelled from the monitor.")
     return problems + _propose(proposals)
 
@@ -50,7 +84,7 @@ def cancel(flow_runs: pd.DataFrame) -> list[str]:
 def retry(flow_runs: pd.DataFrame) -> list[str]:
     """Schedule `flow_runs` (FLOW_RUNS) again; return a sentence for each run that was not scheduled.
 
-    Only a run of a deployment can be retried, because a worker must find its code, and only one that has ended: one
+    Only a run of a deployment can be retried, because its code must be found, and only one that has ended: one
     that somebody else has retried in the meantime would run twice.
     """
     _check_allowed()
@@ -60,7 +94,7 @@ def retry(flow_runs: pd.DataFrame) -> list[str]:
             problems.append("One of the runs was deleted in the meantime.")
         elif not run["deployment_id"]:
             problems.append(
-                f"{run['name']} has no deployment, so no worker can run it. Start it again as it was first started."
+                f"{run['name']} has no deployment, so nothing can run it again. Start it again as it was first started."
             )
         elif run["state_type"] not in endpoints.FINAL:
             problems.append(
@@ -113,11 +147,35 @@ def _as_it_is_now(flow_runs: pd.DataFrame) -> list[dict[str, Any] | None]:
     return rest.gather([endpoints.flow_run(flow_run_id) for flow_run_id in flow_runs["flow_run_id"]])
 
 
+def _ways(runs: Sequence[dict[str, Any] | None]) -> list[Way | None]:
+    """Return how each of the flow runs, as the server answered, can be cancelled; None if it has ended or is gone."""
+    ids = list({run["flow_id"] for run in runs if run})
+    flows = {flow["id"]: flow["name"] for flow in rest.send(endpoints.flows(ids=ids))}
+    return [_way(run, flows.get(run["flow_id"])) if run else None for run in runs]
+
+
+def _way(run: dict[str, Any], flow: str | None) -> Way | None:
+    if run["state_type"] in endpoints.FINAL:
+        return None
+    if run["state_type"] == "CANCELLING":
+        return UNDER_WAY
+    # It waits in its process, which would overwrite Cancelled; any other scheduled run has no process.
+    retries_itself = (run.get("empirical_policy") or {}).get("retry_type") == "in_process"
+    if run["state_type"] == "SCHEDULED" and not retries_itself:
+        return NOT_STARTED
+    if run["deployment_id"]:
+        return BY_RUNNER_LATER if run["state_type"] == "SCHEDULED" else BY_RUNNER
+    if run["state_type"] != "RUNNING" and not run["start_time"]:
+        return NOT_STARTED
+    return BY_ITSELF if flow == OBEDIENT else BY_NOBODY
+
+
 def _propose(proposals: dict[str, rest.Request]) -> list[str]:
     """Propose the new states, given by the ids of their runs; return a sentence for each that was not accepted."""
     problems = []
     for flow_run_id, answer in zip(proposals, rest.gather(list(proposals.values())), strict=True):
-        if answer["status"] != "ACCEPT":
+        # The server itself turns Cancelling into Cancelled if there is no process, as for a suspended run.
+        if answer["status"] != "ACCEPT" and (answer["state"] or {}).get("type") != "CANCELLED":
             reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
             problems.append(f"The server did not accept this for the run {flow_run_id} ({answer['status']}): {reason}")
     return problems

@@ -19,7 +19,7 @@ def show_runs(page: pages.Overview) -> None:
         return
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
-    shown = rows.assign(open=display.links(rows["flow_run_id"]))[["name", "state", "why", "open"]]
+    shown = rows.assign(open=rows["flow_run_id"].map(display.link))[["name", "state", "why", "open"]]
     display.table(
         display.coloured(shown, rows["state_type"]),
         hide_index=True,

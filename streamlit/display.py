@@ -7,19 +7,20 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from texts import plain
+from texts import csv, plain
 
 from flows.monitor import charts
 from flows.settings import CannotRun
 
 
 @contextmanager
-def errors_shown() -> Generator[None]:
-    """Show the message of a CannotRun that is raised inside the block, and continue after it."""
+def errors_shown(shown: CannotRun | None = None) -> Generator[None]:
+    """Show the message of a CannotRun that is raised inside the block, unless it is `shown`, and continue after it."""
     try:
         yield
     except CannotRun as error:
-        st.error(plain(error, 2000), icon=":material/error:")
+        if str(error) != str(shown):
+            st.error(plain(error, 2000), icon=":material/error:")
 
 
 def chart(drawn: Any, key: str, *, stretch: bool = True) -> None:
@@ -34,6 +35,11 @@ def table(frame: Any, *, alt: str, **options: Any) -> Any:
     return st.dataframe(frame, **options, **spoken)
 
 
+def save(frame: pd.DataFrame, name: str, place: Any = st) -> None:
+    """Show in `place` a button that saves `frame` as a CSV file with this name, in which no cell is a formula."""
+    place.download_button("Save as CSV", csv(frame), name, "text/csv", on_click="ignore", icon=":material/download:")
+
+
 def height(rows: int, most: int) -> int:
     """Return the height of a table with so many rows, `most` pixels at the most."""
     return min(38 + 35 * rows, most)
@@ -45,6 +51,6 @@ def coloured(frame: pd.DataFrame, state_types: pd.Series) -> Any:
     return frame.style.apply(lambda _: [f"color: {colour}; font-weight: 600" for colour in colours], subset=["state"])
 
 
-def links(flow_run_ids: pd.Series) -> pd.Series:
-    """Return the addresses of the pages of flow runs."""
-    return "/run?id=" + flow_run_ids.astype(str)
+def link(flow_run_id: str) -> str:
+    """Return the address of the page of a flow run, relative to any page: the app may be below a path of a proxy."""
+    return f"run?id={flow_run_id}"

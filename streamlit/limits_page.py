@@ -76,7 +76,7 @@ def _limit(limit: dict[str, Any]) -> None:
         for holder in limit["holders"][:MOST_HOLDERS]:
             name = plain(holder["name"] or holder["task_run_id"], 80)
             id_ = holder["flow_run_id"]
-            link = f"[its run](/run?id={id_})" if id_ else "the server knows no such run"
+            link = f"[its run]({display.link(id_)})" if id_ else "the server knows no such run"
             st.markdown(f"{name} · {plain(holder['state'] or 'no state')} · {link}")
         if limit["held"] > MOST_HOLDERS:
             st.caption(f"And {limit['held'] - MOST_HOLDERS} more.")

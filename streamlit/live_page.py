@@ -89,7 +89,7 @@ def show(
             return
         if lost is not None:
             st.warning(f"The data below is {age:.0f} s old. {plain(lost, 2000)}", icon=":material/cloud_off:")
-        with errors_shown():
+        with errors_shown(lost):
             draw(loaded.page)
 
     part()

@@ -3,24 +3,27 @@
 streamlit run streamlit/main.py
 """
 
-import limits_page
-import live_page
-import run_page
-import runs_page
-import server_status
-import start_page
 import streamlit as st
+from display import errors_shown
 
 st.set_page_config("Monitor", page_icon=":material/monitor_heart:", layout="wide")
-page = st.navigation(
-    [
-        st.Page(runs_page.show, title="Runs", icon=":material/list:", url_path="runs", default=True),
-        st.Page(run_page.show, title="One run", icon=":material/timeline:", url_path="run"),
-        st.Page(limits_page.show, title="Limits", icon=":material/stacked_bar_chart:", url_path="limits"),
-        st.Page(start_page.show, title="Start", icon=":material/play_circle:", url_path="start"),
-    ],
-    position="top",
-)
-server_status.sidebar()
-live_page.interval()
-page.run()
+with errors_shown():
+    import limits_page
+    import live_page
+    import run_page
+    import runs_page
+    import server_status
+    import start_page
+
+    page = st.navigation(
+        [
+            st.Page(runs_page.show, title="Runs", icon=":material/list:", url_path="runs", default=True),
+            st.Page(run_page.show, title="One run", icon=":material/timeline:", url_path="run"),
+            st.Page(limits_page.show, title="Limits", icon=":material/stacked_bar_chart:", url_path="limits"),
+            st.Page(start_page.show, title="Start", icon=":material/play_circle:", url_path="start"),
+        ],
+        position="top",
+    )
+    server_status.sidebar()
+    live_page.interval()
+    page.run()

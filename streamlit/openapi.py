@@ -45,7 +45,20 @@ def read() -> list[Endpoint]:
 
 def only_reads(method: str, path: str) -> bool:
     """Return whether a request changes nothing on the server: a GET, or a POST that carries a filter."""
-    return method == "GET" or (method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] in rest.READS)
+    ending = path.rstrip("/").rsplit("/", 1)[-1]
+    if method == "GET":
+        return ending != "csrf-token"  # which the server stores, and which allows what its own pages do
+    return method == "POST" and ending in rest.READS
+
+
+def reveals(content: Any) -> bool:
+    """Return whether the query or the body `content` asks for secrets: at any depth, a key that names them is set."""
+    if isinstance(content, Mapping):
+        return any(
+            reveals(value) or ("secret" in key.lower() and str(value).lower() not in ("false", ""))
+            for key, value in content.items()
+        )
+    return isinstance(content, list) and any(map(reveals, content))
 
 
 def curl(method: str, url: str, body: Any) -> str:
@@ -142,6 +155,7 @@ def _example(spec: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0)
         case "object" if depth < 3:
             properties, required = schema.get("properties", {}), schema.get("required", [])
             value = {name: _example(spec, properties[name], depth + 1) for name in required if name in properties}
+            value |= {name: False for name in value if "secret" in name}
             return value | ({"limit": 10} if depth == 0 and "limit" in properties else {})
         case "object":
             return {}

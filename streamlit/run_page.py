@@ -9,7 +9,7 @@ import refresh
 import run_buttons
 import server_status
 import streamlit as st
-from texts import csv, local, plain, zone
+from texts import local, plain, zone
 
 from flows.api import endpoints, rest
 from flows.api.endpoints import FAILED
@@ -98,8 +98,7 @@ def _tasks(page: pages.Run) -> None:
         },
         alt="The task runs of this flow run.",
     )
-    table = csv(tasks)
-    st.download_button("Save as CSV", table, "task-runs.csv", "text/csv", on_click="ignore", icon=":material/download:")
+    display.save(tasks, "task-runs.csv")
 
 
 def _logs(page: pages.Run) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import refresh
 import run_buttons
 import streamlit as st
-from texts import csv, local, zone
+from texts import local, zone
 
 from flows.api.endpoints import FAILED
 from flows.monitor import charts, frames, pages
@@ -111,7 +111,7 @@ def _failed(page: pages.Overview) -> None:
             "run": failed["name"],
             "flow": failed["flow"],
             "message": failed["message"].fillna("no message").str.slice(0, 500),
-            "open": display.links(failed["flow_run_id"]),
+            "open": failed["flow_run_id"].map(display.link),
         }
     )
     display.table(
@@ -150,7 +150,7 @@ def _runs(page: pages.Overview) -> None:
             "waited": runs["waited_seconds"],
             "ran": runs["ran_seconds"],
             "tags": runs["tags"],
-            "open": display.links(runs["flow_run_id"]),
+            "open": runs["flow_run_id"].map(display.link),
         }
     )
     event = display.table(
@@ -174,10 +174,7 @@ def _runs(page: pages.Overview) -> None:
         alt="Flow runs that match the filters.",
     )
     columns = st.columns([1, 1, 1, 4])
-    table = csv(runs.drop(columns=["parameters"]))
-    columns[0].download_button(
-        "Save as CSV", table, "flow-runs.csv", "text/csv", on_click="ignore", icon=":material/download:"
-    )
+    display.save(runs.drop(columns=["parameters"]), "flow-runs.csv", columns[0])
     if actions.allowed():
         rows = [row for row in event["selection"]["rows"] if row < len(runs)]
         run_buttons.show(runs.iloc[rows], columns[1], columns[2])

@@ -1,23 +1,32 @@
 """The sidebar's lines about the server: its address, its version, whether it responds, and with which credentials."""
 
+from contextlib import suppress
+
 import actions
 import pandas as pd
 import streamlit as st
 from display import errors_shown
-from texts import plain, zone
+from texts import code, plain, zone
 
 from flows.api import credentials, endpoints, rest, server
 from flows.monitor import pages
 from flows.settings import CannotRun, Refused
 
+# A table's own download writes names as they are, and a spreadsheet would compute those that are formulas; Streamlit's
+# option client.disableDataExport would also forbid to copy a name. The pages have downloads of their own.
+STYLE = """
+.stMainBlockContainer { padding-top: 4rem; padding-bottom: 2rem }
+[data-testid=stElementToolbarButton]:has([aria-label^="Download as CSV"]) { display: none }
+"""
+
 
 def sidebar() -> None:
     """Show in the sidebar which server this is, whether it may be changed, and the time zone of all times."""
-    st.html("<style>.stMainBlockContainer { padding-top: 4rem; padding-bottom: 2rem }</style>")
+    st.html(f"<style>{STYLE}</style>")
     with st.sidebar:
         st.markdown("**Server**")
-        with errors_shown():
-            st.caption(plain(server.attach()))
+        with suppress(CannotRun):  # each page shows the reason
+            st.caption(code(server.attach()))
             if not actions.allowed():
                 st.caption(":material/lock: Read-only: nothing can be changed from here.")
         st.caption(f"Times in {plain(zone())}")

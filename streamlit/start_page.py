@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import actions
+import display
 import server_status
 import streamlit as st
 from display import errors_shown
@@ -44,13 +45,11 @@ def _form(deployment: dict[str, Any]) -> None:
         if st.form_submit_button("Start", type="primary", icon=":material/play_arrow:"):
             parameters = {name: _value(name, *field) for name, field in fields.items()}
             flow_run = actions.start(deployment["id"], parameters)
-            st.success(f"Started. [Open its page](/run?id={flow_run})", icon=":material/check:")
-            if not deployment.get("work_pool_name"):
-                st.warning("The deployment has no work pool, so no worker will take this run.")
+            st.success(f"Started. [Open its page]({display.link(flow_run)})", icon=":material/check:")
+            if pool := deployment.get("work_pool_name"):
+                st.caption(plain(f"A worker must be running: prefect worker start --pool {pool}"))
             else:
-                st.caption(
-                    plain(f"A worker must be running: prefect worker start --pool {deployment['work_pool_name']}")
-                )
+                st.caption(plain("It has no work pool: a process that serves it (.serve() in Python) must be running."))
 
 
 def _field(name: str, about: dict[str, Any], value: Any) -> tuple[str, Any]:

@@ -1,6 +1,7 @@
 """Texts and times as a viewer sees them: in the viewer's time zone, safe in Markdown, safe in a spreadsheet."""
 
 import re
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -34,8 +35,15 @@ def plain(text: object, most: int = 300) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^&])", r"\\\1", line)
 
 
+def code(text: str) -> str:
+    """Return `text` as inline code for Markdown, which makes no link of an address."""
+    return f"`{text.replace('`', '')}`"
+
+
 def csv(frame: pd.DataFrame) -> str:
     """Return `frame` as CSV in which a spreadsheet finds no formula: anybody can choose the name of a run."""
-    return frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in FORMULA else cell).to_csv(
-        index=False
-    )
+
+    def guarded(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell[:1] in FORMULA else cell
+
+    return frame.map(guarded).rename(columns=guarded).to_csv(index=False)

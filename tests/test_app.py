@@ -3,15 +3,23 @@
 import csv
 import dataclasses
 import io
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import actions
 import httpx
+import openapi
 import pandas as pd
+import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
+from support.labs import slots
 from support.servers import answering, forget_servers
+from support.waiting import eventually
 
 from flows import lab, limits, settings
 from flows.api import errors, rest
@@ -59,14 +67,27 @@ def test_a_server_that_is_not_there(app: AppTest, monkeypatch: pytest.MonkeyPatc
     ("name", "value"),
     [("PREFECT_API_URL", "not-an-address"), ("PREFECT_API_URL", "http://[/api"), ("MONITOR_READ_ONLY", "perhaps")],
 )
-@pytest.mark.parametrize("page", ["runs_page", "start_page", "rest_api_app"])
+@pytest.mark.parametrize("page", PARTS)
 def test_a_variable_that_cannot_be_read(
     page: str, name: str, value: str, app: AppTest, new_lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     app = part(page).run()
-    assert name in errors_on(app)
+    assert name in errors_on(app) and len(app.error) == 1, "one sentence"
     assert not app.button, "only the variable can be corrected"
+
+
+def test_a_variable_that_cannot_be_read_any_more(
+    app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow_run_in("Completed")
+    assert errors_on(app.run()) == ""
+    with monkeypatch.context() as patch:
+        patch.setenv("MONITOR_READ_ONLY", "perhaps")
+        app.session_state.again = True
+        app.run()
+        said = [one.value.replace("\\", "") for one in (*app.warning, *app.error)]
+        assert not app.exception and len(said) == 1 and "MONITOR_READ_ONLY" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +171,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(app: AppTest) -> None:
     written = texts.csv(pd.DataFrame({"name": names, "ran": [-1.5] * len(names), "tags": [["=1"]] * len(names)}))
     rows = list(csv.reader(io.StringIO(written)))[1:]
     assert [name for name, *_ in rows] == [f"'{name}" for name in names[:6]] + names[6:]
+    assert texts.csv(pd.DataFrame({"=1": []})) == "'=1\n"
     assert {(ran, tags) for _, ran, tags in rows} == {("-1.5", "['=1']")}, "numbers stay numbers"
 
 
@@ -267,6 +289,68 @@ def test_a_read_only_explorer_does_not_send_what_changes(
     assert explorer.button[0].disabled and errors_on(explorer) == ""
 
 
+@pytest.mark.parametrize("value", [True, "true", "TRUE", 1, "yes", "on"])
+def test_asking_for_secrets_is_noticed(value: Any, app: AppTest) -> None:
+    for content in ({"include_secrets": value}, {"a": [{"Include_Secrets": value}]}, [{"show-secret": value}]):
+        assert openapi.reveals(content)
+        assert not openapi.reveals({"names": ["secret"], "value": value, "include_secrets": False})
+
+
+def test_no_endpoint_reveals_a_secret_when_read_only(shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    endpoints = openapi.read()
+    sends = [endpoint for endpoint in endpoints if actions.may_send(endpoint.method, endpoint.path)]
+    assert 50 < len(sends) < len(endpoints)
+    changes = re.compile("Create|Delete|Update|Set |Reset|Increment|Decrement|Install|Schedule Dep|Pause|Resume|Renew")
+    assert not [endpoint for endpoint in sends if changes.match(endpoint.summary)]
+    for endpoint in sends:
+        asks = {"include_secrets": True}
+        assert not actions.may_send(endpoint.method, endpoint.path, query=asks), endpoint.path
+        assert not actions.may_send(endpoint.method, endpoint.path, body=asks), endpoint.path
+        assert actions.may_send(endpoint.method, endpoint.path, {"include_secrets": "false"}, endpoint.example)
+    can = {one.path for one in endpoints for key in one.parameters + one.fields if "secret" in key.name}
+    assert len(can) == 4, "what the server offers today"
+    assert not [one.path for one in endpoints if openapi.reveals(one.example)], "no example asks for them"
+
+
+def test_no_example_asks_for_secrets(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"include_secrets": {"type": "boolean", "default": True}}
+    schema = {"type": "object", "required": ["include_secrets"], "properties": key}
+    body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    text = json.dumps({"paths": {"/filter": {"post": body}}})
+    forget_servers(monkeypatch)
+    with answering(
+        f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode()
+    ) as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        (endpoint,) = openapi.read()
+    assert endpoint.example == {"include_secrets": False}
+
+
+def test_a_read_only_explorer_shows_no_secret(app: AppTest, shared_lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = rest.call("GET", "block_types/slug/secret")["id"]
+    (schema,) = rest.call("POST", "block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
+    made = {"name": "hidden", "block_type_id": kind, "block_schema_id": schema["id"]}
+    document = rest.call("POST", "block_documents/", made | {"data": {"value": "Sesame-1"}})["id"]
+    explorer = part("rest_api_app")
+    explorer.query_params["endpoint"] = "POST /block_documents/filter"
+    explorer.run().text_area[0].input(json.dumps({"include_secrets": True})).run()
+    assert "Sesame-1" in explorer.button[0].click().run().json[0].value, "who may change everything may see it"
+    by_id = part("rest_api_app")
+    by_id.query_params["endpoint"] = "GET /block_documents/{id}"
+    by_id.run().text_input("/block_documents/{id} id").input(document).run()
+    by_id.text_input("/block_documents/{id} include_secrets").input("yes").run()
+    monkeypatch.setenv("MONITOR_READ_ONLY", "1")
+    for opened in (explorer, by_id):
+        if "answer" in opened.session_state:
+            del opened.session_state["answer"]
+        opened.button[0].click().run()  # as a browser would, from which somebody removed `disabled`
+        assert opened.button[0].disabled and not opened.json and errors_on(opened) == ""
+    explorer.text_area[0].input("{}").run()
+    assert "hidden" in explorer.button[0].click().run().json[0].value and "Sesame" not in explorer.json[0].value
+    rest.call("DELETE", f"block_documents/{document}")
+
+
 def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab: str) -> None:
     flow = rest.call("POST", "flows/", {"name": "made by a test"})
     made = {"name": "retried", "flow_id": flow["id"], "work_pool_name": "flows", "entrypoint": "x.py:x"}
@@ -327,18 +411,121 @@ def test_the_form_starts_with_the_deployment_s_parameters(app: AppTest, shared_l
         rest.call("DELETE", f"deployments/{deployment}")
 
 
+def flow_run_in(
+    state: str, flow: str = "made by a test", *, name: str = "made by a test", deployed: bool = False
+) -> str:
+    """Create a flow run in this state that no process works on; return its id."""
+    flow_id = rest.call("POST", "flows/", {"name": flow})["id"]
+    chosen = {"name": name, "flow_id": flow_id}
+    if deployed:
+        chosen["deployment_id"] = rest.call("POST", "deployments/", {"name": "odd", "flow_id": flow_id})["id"]
+    type_ = {"Late": "SCHEDULED", "AwaitingRetry": "SCHEDULED"}.get(state, state.upper())
+    return rest.call("POST", "flow_runs/", chosen | {"state": {"type": type_, "name": state}})["id"]
+
+
+def as_frame(*flow_run_ids: str) -> pd.DataFrame:
+    """Return FLOW_RUNS as a page shows them."""
+    answers = [rest.call("GET", f"flow_runs/{flow_run_id}") for flow_run_id in flow_run_ids]
+    return frames.flow_runs(answers, {}, pd.Timestamp.now("UTC"))
+
+
+def state_of(flow_run_id: str) -> str:
+    """Return the name of the flow run's state."""
+    return rest.call("GET", f"flow_runs/{flow_run_id}")["state_name"]
+
+
+@pytest.mark.parametrize(
+    ("state", "flow", "deployed", "becomes"),
+    [
+        *[(state, "made by a test", deployed, "Cancelled") for state in ("Scheduled", "Late") for deployed in (0, 1)],
+        ("AwaitingRetry", "made by a test", True, "Cancelled"),
+        ("Pending", "made by a test", False, "Cancelled"),
+        ("Paused", "made by a test", False, "Cancelled"),
+        # A worker or a `.serve()` process starts it, and would overwrite Cancelled.
+        ("Pending", "made by a test", True, "Cancelling"),
+        ("Paused", "made by a test", True, "Cancelling"),
+        ("Running", "made by a test", True, "Cancelling"),
+        ("Running", "main_etl", False, "Cancelling"),
+    ],
+)
+def test_a_run_gets_the_state_that_its_process_obeys(
+    state: str, flow: str, deployed: bool, becomes: str, shared_lab: str
+) -> None:
+    flow_run = flow_run_in(state, flow, deployed=deployed)
+    try:
+        assert actions.cancel(as_frame(flow_run)) == []
+        assert state_of(flow_run) == becomes
+        if becomes == "Cancelling":
+            (way,) = actions.ways_to_cancel(as_frame(flow_run))
+            assert way == actions.UNDER_WAY
+            assert len(actions.cancel(as_frame(flow_run))) == 1 and state_of(flow_run) == "Cancelling"
+            assert actions.cancel(as_frame(flow_run), gone=True) == [] and state_of(flow_run) == "Cancelled"
+    finally:
+        rest.call("DELETE", f"flow_runs/{flow_run}")
+
+
+def test_a_process_that_nothing_stops_keeps_its_state_and_its_slots(shared_lab: str) -> None:
+    flow_run = flow_run_in("Running", name="runs elsewhere")
+    one = {"flow_run_id": flow_run, "name": "a", "task_key": "a", "dynamic_key": "0", "tags": ["database"]}
+    task_run = rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})["id"]
+    rest.call("POST", "concurrency_limits/increment", {"names": ["database"], "task_run_id": task_run})
+    (left,) = actions.cancel(as_frame(flow_run))
+    assert "runs elsewhere was left as it is" in left and "Stop it where it runs" in left
+    assert state_of(flow_run) == "Running" and slots() == 1
+    assert actions.cancel(as_frame(flow_run), gone=True) == []
+    assert state_of(flow_run) == "Cancelled"
+
+
+def cancel_in(state: str, deployment: str, pids: Path) -> None:
+    """Start `obedient`, cancel it in this state, and see that its process ends and that it gives its slots back."""
+    pids.mkdir()
+    parameters = {"pids": str(pids), "until": state}
+    flow_run = rest.call("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+    eventually(lambda: state_of(flow_run) == state and (state != "Running" or slots() == 2))
+    assert actions.cancel(as_frame(flow_run)) == []
+    eventually(lambda: state_of(flow_run) == "Cancelled", 60)
+    eventually(lambda: not any(psutil.pid_exists(int(file.name)) for file in pids.iterdir()), 60)
+    eventually(lambda: slots() == 0)
+    assert state_of(flow_run) == "Cancelled"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("runner", ["serve", "worker"])
+def test_a_run_of_a_deployment_ends_when_it_is_cancelled(runner: str, shared_lab: str, tmp_path: Path) -> None:
+    script = settings.PROJECT / "tests" / "obedient.py"
+    flow = rest.call("POST", "flows/", {"name": "obedient"})["id"]
+    if runner == "serve":
+        command = [sys.executable, str(script)]
+    else:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "obedient", "--type", "process"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        if runner == "worker":
+            eventually(lambda: rest.call("GET", "work_pools/obedient", missing_ok=True))
+            made = {"name": "served", "flow_id": flow, "work_pool_name": "obedient", "entrypoint": f"{script}:obedient"}
+            rest.call("POST", "deployments/", made)
+        eventually(lambda: rest.call("GET", "deployments/name/obedient/served", missing_ok=True))
+        deployment = rest.call("GET", "deployments/name/obedient/served")["id"]
+        for state in ("Running", "Paused", "AwaitingRetry"):
+            cancel_in(state, deployment, tmp_path / state)
+    finally:
+        process.terminate()
+        process.wait(60)
+        rest.call("DELETE", f"flows/{flow}")
+        if runner == "worker":
+            rest.call("DELETE", "work_pools/obedient")
+
+
 def test_many_runs_are_cancelled_at_once_and_the_others_are_named(shared_lab: str) -> None:
-    flow = rest.call("POST", "flows/", {"name": "made by a test"})
-    running = {"type": "RUNNING", "name": "Running"}
-    made = [{"name": f"one of {number}", "flow_id": flow["id"], "state": running} for number in range(5)]
-    runs = [rest.call("POST", "flow_runs/", one) for one in made]
-    frame = frames.flow_runs(runs, {}, pd.Timestamp.now("UTC"))
-    assert actions.cancel(frame) == []
-    states = {rest.call("GET", f"flow_runs/{run['id']}")["state_name"] for run in runs}
-    assert states == {"Cancelled"}
-    ended = [
-        rest.call("POST", "flow_runs/", one | {"state": {"type": "COMPLETED", "name": "Completed"}}) for one in made[:1]
+    waiting = [flow_run_in("Scheduled") for _ in range(5)]
+    assert actions.cancel(as_frame(*waiting)) == []
+    assert {state_of(flow_run) for flow_run in waiting} == {"Cancelled"}
+    ended, gone, last = flow_run_in("Completed", name="well"), flow_run_in("Scheduled"), flow_run_in("Scheduled")
+    frame = as_frame(ended, gone, last)
+    rest.call("DELETE", f"flow_runs/{gone}")
+    assert actions.cancel(frame) == [
+        "well has already ended: Completed.",
+        "One of the runs was deleted in the meantime.",
     ]
-    (refused,) = actions.cancel(frames.flow_runs(ended, {}, pd.Timestamp.now("UTC")))
-    assert refused == "one of 0 has already ended: Completed."
-    assert rest.call("GET", f"flow_runs/{ended[0]['id']}")["state_name"] == "Completed"
+    assert state_of(ended) == "Completed" and state_of(last) == "Cancelled"

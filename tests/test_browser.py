@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 from zoneinfo import ZoneInfo
 
 import fill
@@ -39,6 +40,7 @@ def page(browser: Browser) -> Iterator[Page]:
     expect.set_options(timeout=PATIENCE)
     page = context.new_page()
     yield page
+    assert page.get_by_test_id("stException").all_inner_texts() == []
     assert "Traceback" not in page.content() and page.get_by_text("encountered an error").count() == 0
     context.close()
 
@@ -48,21 +50,21 @@ def serve(shared_folder: Path) -> Iterator[Callable[..., str]]:
     """A function that serves a Streamlit script on the shared lab, with more variables, and returns its address."""
     running: dict[tuple, tuple[subprocess.Popen[bytes], str]] = {}
 
-    def serve(script: str, **variables: str) -> str:
-        wanted = (script, *sorted(variables.items()))
+    def serve(script: str, below: str = "", **variables: str) -> str:
+        wanted = (script, below, *sorted(variables.items()))
         if wanted not in running:
             port = free_port()
             command = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / script)]
             environment = os.environ | {"FLOWS_LAB_DIR": str(shared_folder)} | variables
             process = subprocess.Popen(
-                [*command, f"--server.port={port}"],
+                [*command, f"--server.port={port}", f"--server.baseUrlPath={below}"],
                 cwd="/",
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            running[wanted] = process, f"http://127.0.0.1:{port}"
+            running[wanted] = process, f"http://127.0.0.1:{port}/{below}".rstrip("/")
             eventually(lambda: _answers(running[wanted][1]))
         return running[wanted][1]
 
@@ -79,9 +81,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def create_run(name: str, state: str = "RUNNING", message: str = "") -> str:
+def create_run(name: str, state: str = "RUNNING", message: str = "", flow_name: str = "made by a test") -> str:
     """A flow run on the server that no process works on; returns its id."""
-    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    flow = rest.call("POST", "flows/", {"name": flow_name})
     made = {"name": name, "flow_id": flow["id"], "state": {"type": state, "name": state.title(), "message": message}}
     return rest.call("POST", "flow_runs/", made)["id"]
 
@@ -89,6 +91,79 @@ def create_run(name: str, state: str = "RUNNING", message: str = "") -> str:
 def cell(page: Page, text: str | re.Pattern[str]) -> Locator:
     """Cells of tables that hold `text`; Streamlit paints tables, and keeps their text for screen readers."""
     return page.locator("canvas td", has_text=text)
+
+
+@pytest.fixture
+def deployment(shared_lab: str) -> Iterator[str]:
+    """The id of a deployment without a work pool."""
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})
+    deployment = rest.call("POST", "deployments/", {"name": "served", "flow_id": flow["id"], "entrypoint": "x.py:x"})
+    yield deployment["id"]
+    rest.call("DELETE", f"deployments/{deployment['id']}")
+
+
+def test_every_link_works_below_a_path(shared_lab: str, serve, page: Page, deployment: str) -> None:
+    flow_run = create_run("it broke", "FAILED", "the disk is full")
+    one = {"flow_run_id": flow_run, "name": "a", "task_key": "a", "dynamic_key": "0", "tags": ["database"]}
+    task_run = rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})["id"]
+    rest.call("POST", "concurrency_limits/increment", {"names": ["database"], "task_run_id": task_run})
+    below = serve("main.py", "tools/monitor")
+    found = set()
+    for path, seen in {
+        "": page.get_by_role("heading", name="What failed"),
+        "/run": page.get_by_text("paste its id"),
+        f"/run?id={flow_run}": page.get_by_role("heading", name="it broke · Failed"),
+        "/limits": page.get_by_role("link", name="its run"),
+        "/start?deployment=made+by+a+test%2Fserved": page.get_by_role("button", name="Start", exact=False).last,
+    }.items():
+        page.goto(below + path)
+        expect(seen).to_be_visible()
+        if path.startswith("/start"):
+            seen.click()
+            expect(page.get_by_text("a process that serves it")).to_be_visible()
+        links = [urljoin(page.url, one) for one in page.locator("a").evaluate_all("all => all.map(a => a.href)")]
+        links += [urljoin(page.url, text) for text in cell(page, "run?id=").all_inner_texts()]
+        found |= {link for link in links if "#" not in link}
+    assert f"{below}/run?id={flow_run}" in found and len([link for link in found if "run?id=" in link]) >= 2
+    for link in found:
+        assert link.startswith(f"{below}/") and httpx.get(link).status_code == 200, link
+    page.goto(below)
+    failures = page.locator(".stDataFrame", has_text="the disk is full").first
+    expect(failures).to_be_visible()
+    right = failures.evaluate("one => one.clientWidth")
+    for x in range(right - 150, right - 20, 12):  # the last column; its links are painted, so that none can be named
+        if len(page.context.pages) == 1:
+            failures.click(position={"x": x, "y": 52})
+            page.wait_for_timeout(500)
+    expect(page.context.pages[-1].get_by_role("heading", name="it broke · Failed")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    assert "it broke" in download.value.path().read_text()
+
+
+def test_no_table_writes_a_formula(shared_lab: str, serve, page: Page) -> None:
+    """A table's own download would write names as they are."""
+    flow_run = create_run("=1+1", "FAILED", "=2+2")
+    one = {"flow_run_id": flow_run, "name": "=3+3", "task_key": "a", "dynamic_key": "0"}
+    rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})
+    explorer = serve("rest_api_app.py")
+    for url, tables in {serve("main.py"): 3, f"{serve('main.py')}/run?id={flow_run}": 1, explorer: 1}.items():
+        page.goto(url)
+        expect(page.get_by_text("; updated at")).to_be_visible()
+        if url == explorer:
+            page.get_by_role("button", name="Send").click()
+        else:
+            expect(cell(page, "=1+1" if tables == 3 else "=3+3").first).to_be_attached()
+            page.locator(".stVegaLiteChart").first.hover()
+            page.get_by_role("button", name="Show data").first.click()
+        for number in range(tables):
+            page.locator(".stDataFrame:visible").nth(number).hover()
+            expect(page.get_by_role("button", name=re.compile("^Search")).first).to_be_visible()
+            expect(page.get_by_role("button", name=re.compile("^Download as CSV"))).to_have_count(0)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save as CSV").click()
+        saved = download.value.path().read_text()
+        assert re.search(r"(^|,)'=\d", saved, re.MULTILINE) and not re.search(r"(^|,)=", saved, re.MULTILINE), url
 
 
 def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Browser) -> None:
@@ -228,19 +303,33 @@ def test_a_leaked_slot_is_shown_and_freed(shared_lab: str, serve, page: Page) ->
 
 
 def test_a_run_is_cancelled_after_a_question(shared_lab: str, serve, page: Page) -> None:
-    flow_run = create_run("to be cancelled")
+    flow_run = create_run("to be cancelled", flow_name="main_etl")
     page.goto(f"{serve('main.py')}/run?id={flow_run}")
     page.get_by_role("button", name="Cancel", exact=False).first.click()
-    expect(page.get_by_role("dialog")).to_contain_text("the server marks it Cancelled")
+    expect(page.get_by_role("dialog")).to_contain_text("It looks at its own state and stops within a few seconds.")
     assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "RUNNING", "not before it was confirmed"
     page.get_by_role("button", name="Cancel the runs").click()
-    expect(page.get_by_role("heading", name="to be cancelled · Cancelled")).to_be_visible()
-    assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "CANCELLED"
+    expect(page.get_by_role("heading", name="to be cancelled · Cancelling")).to_be_visible()
+    assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "CANCELLING"
+
+
+def test_a_run_that_nothing_stops_is_cancelled_once_its_process_is_gone(shared_lab: str, serve, page: Page) -> None:
+    flow_run = create_run("runs elsewhere")
+    page.goto(f"{serve('main.py')}/run?id={flow_run}")
+    page.get_by_role("button", name="Cancel", exact=False).first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("nothing stops it from here")
+    page.get_by_role("button", name="Cancel the runs").click()
+    expect(dialog).to_contain_text("runs elsewhere was left as it is.")
+    assert rest.call("GET", f"flow_runs/{flow_run}")["state_type"] == "RUNNING"
+    dialog.get_by_text("The process is gone").click()
+    page.get_by_role("button", name="Cancel the runs").click()
+    expect(page.get_by_role("heading", name="runs elsewhere · Cancelled")).to_be_visible()
 
 
 def test_a_tick_never_means_another_run(shared_lab: str, serve, page: Page) -> None:
     """Ticks have positions, and runs that come later would take these: none comes while there is a tick."""
-    create_run("to be ticked")
+    create_run("to be ticked", "SCHEDULED")
     page.goto(serve("main.py") + "/?pace=2+s")
     expect(cell(page, "to be ticked").first).to_be_attached()
     table = page.locator(".stDataFrame").last
