@@ -65,10 +65,9 @@ def load(staging: Path, queries: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def kept() -> Generator[Path]:
-    """Yield the mart's file, and let no other program write to it until the block ends; readers are welcome.
+    """Yield the mart's file, to which no other program writes until the block ends. Raises CannotRun if one does now.
 
-    What a killed writer left in DuckDB's log becomes part of the file first: beside a new mart, an old log would make
-    it unreadable. Raises CannotRun if another program has the mart open for writing, or if it cannot be loaded.
+    What a killed writer left in DuckDB's log goes into the file first: an old log makes a new mart unreadable.
     """
     mart = path()
     try:
