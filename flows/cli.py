@@ -53,29 +53,21 @@ def print_json(answer: Mapping[str, Any]) -> None:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line if it cannot run.
-
-    Credentials that the server refuses count as a no. SIGTERM and SIGHUP interrupt it as Ctrl-C does.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """Exit with what `main` returns (0: done, 1: the answer is no), or with 2 and one line if it cannot run."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # let them interrupt, as Ctrl-C does
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, signal.default_int_handler)
     try:
-        code = main()
+        sys.exit(main())
     except CannotRun as error:
-        code = _print(error)
+        _exit(error)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        code = 1
-    sys.exit(code)
+        sys.exit("Interrupted.")  # with 1
 
 
 @contextlib.contextmanager
 def importing(module: str) -> Generator[None]:
-    """Import Prefect or the lab in the block, in the module of this name: either may refuse to be imported.
-
-    A command then exits as `run` does, and an importing module gets CannotRun.
-    """
+    """Import Prefect or the lab in the block. If that fails, a command exits as in `run`; a module raises CannotRun."""
     try:
         settings.read()
         if (of_folder := Path(".env").resolve()).is_file():  # Prefect reads this one as well
@@ -85,10 +77,9 @@ def importing(module: str) -> Generator[None]:
         cannot_run = error if isinstance(error, CannotRun) else settings.unreadable(error)
         if module != "__main__":
             raise cannot_run from None
-        sys.exit(_print(cannot_run))
+        _exit(cannot_run)
 
 
-def _print(error: CannotRun) -> int:
-    """Print `error` as one line, and return the exit code."""
+def _exit(error: CannotRun) -> NoReturn:
     print(" ".join(str(error).split()), file=sys.stderr)
-    return 1 if isinstance(error, Refused) else 2
+    sys.exit(1 if isinstance(error, Refused) else 2)

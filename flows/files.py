@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import tempfile
 from pathlib import Path
 
@@ -22,15 +21,12 @@ def folder() -> Path:
             fcntl.flock(file, fcntl.LOCK_EX)
             return lab
     except OSError as error:
-        raise CannotRun(
-            f"The lab's folder {lab} {refused}: {error.strerror or error}."
-            " Set FLOWS_LAB_DIR to a folder that you can write to, on a local disk with some free space."
-        ) from error
+        choose = "Set FLOWS_LAB_DIR to a folder that you can write to, on a local disk with some free space."
+        raise CannotRun(f"The lab's folder {lab} {refused}: {error.strerror or error}. {choose}") from error
 
 
 def lock(file: Path, mode: int = 0o600, blocking: bool = True) -> BaseFileLock:
-    """Return the lock on `file`, to be held in a `with` block; the system frees it when its process ends."""
-    # Not per thread, so that any thread may free it.
+    """Return the lock on `file`, to be held in a `with` block; any thread, or the end of its process, frees it."""
     return FileLock(file, mode=mode, blocking=blocking, thread_local=False)
 
 
@@ -47,6 +43,6 @@ def held(file: Path) -> bool:
 def replace(file: Path, text: str, mode: int = 0o644) -> None:
     """Write `text` to `file` so that a reader sees the old text or the new one, and nothing in between."""
     new = file.with_suffix(".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as opened:
-        opened.write(text)
+    new.touch(mode)
+    new.write_text(text)
     new.replace(file)

@@ -1,15 +1,12 @@
 """The concurrency limit of a tag, which the server enforces: read it, set it, free its leaked slots.
 
-Prefect 3 keeps the limit of a tag as the global limit `tag:<tag>`: a counter of taken slots, which makes tasks wait,
-and leases, which name the holders. Prefect 2 keeps only the list of the holders.
-
-A limit of the kind "global" has only a counter, in both: nothing tells who holds its slots.
+Prefect 3 keeps it as the global limit `tag:<tag>`: a counter of taken slots, which makes tasks wait, and leases, which
+name the holders. Prefect 2 keeps only the list of the holders. Other global limits have only a counter, in both.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from flows import versions
 from flows.api import endpoints, rest, server
@@ -18,27 +15,27 @@ from flows.settings import CannotRun
 TAG = "database"
 DEFAULT = 3  # how many connections the lab's database accepts from its queries, and so the limit that the kit teaches
 Kind = Literal["tag", "global"]
+NAMES = {"tag": "The tag", "global": "The global limit"}
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """The limit of a tag, or a global one of that name; `holders` are the task runs that hold a tag's slots."""
 
     tag: str
     limit: int
     active_slots: int
-    holders: list[dict[str, Any]] = field(default_factory=list)
+    holders: list[dict[str, Any]]
 
 
 def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
-    """Return the limit of `tag`, or None if it has none, so that its tasks run without one.
+    """Return the limit of `tag`, or None if it has none: its tasks then run all at once.
 
     Each holder is a dict of `task_run_id`, `name`, `flow_run_id` and `state` (None if the server knows no such run).
     Endpoints: GET /concurrency_limits/tag/{tag}, GET /v2/concurrency_limits/tag:{tag}, POST /task_runs/filter.
     """
     counter = rest.send(endpoints.counter(_counter_name(tag, kind)))
     if kind == "global":
-        return Limit(tag, counter["limit"], counter["active_slots"]) if counter and counter["active"] else None
+        return Limit(tag, counter["limit"], counter["active_slots"], []) if counter and counter["active"] else None
     listed = rest.send(endpoints.limit(tag))
     if listed is None:
         return None
@@ -50,39 +47,32 @@ def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
     return Limit(tag, listed["concurrency_limit"], counter["active_slots"] if counter else len(ids), holders)
 
 
-def in_force(kind: Kind = "tag", wanted: int | None = None, *, warn: Callable[[str], object]) -> int | None:
-    """Return the limit of TAG that the server keeps; in the lab, set it first if none is set or another is `wanted`.
+def ready(kind: Kind, wanted: int | None = None, *, warn: Callable[[str], object]) -> int | None:
+    """Return the limit of TAG before a task needs it; in the lab, set it first if none is set or another is `wanted`.
 
     `warn` is called with what the user should know: that there is no limit, or that it cannot be as wanted.
     """
+    if kind == "global":
+        versions.ready_slots(TAG)
     url, limit = server.attach(), read(kind=kind)
-    script = f"python scripts/setup_concurrency_limit.py{' --global' if kind == 'global' else ''} sets it"
-    if server.is_lab(url) and (wanted is not None or limit is None):
+    if server.is_lab(url) and (wanted or limit is None):
         ensure(TAG, wanted or DEFAULT, kind)
-        limit = read(kind=kind)
-        if wanted is not None and wanted > DEFAULT:
+        if wanted and wanted > DEFAULT:
             accepts = f"The lab's database accepts {DEFAULT} connections"
             warn(f"{accepts}: with a limit of {wanted} it refuses some queries, which then try again.")
-    elif limit is None:
-        what = "The tag" if kind == "tag" else "The global limit"
-        warn(f"{what} {TAG!r} has no limit on {url}: all queries run at once. {script}.")
+        return wanted or DEFAULT
+    script = f"python scripts/setup_concurrency_limit.py{' --global' if kind == 'global' else ''} sets it"
+    if limit is None:
+        warn(f"{NAMES[kind]} {TAG!r} has no limit on {url}: all queries run at once. {script}.")
     elif wanted not in (None, limit.limit):
         warn(f"--limit is for the kit's own lab; {url} keeps {limit.limit}. {script}.")
     return limit.limit if limit else None
 
 
-def ready(kind: Kind, warn: Callable[[str], object]) -> None:
-    """Make the limit of TAG ready, in a flow and before its first task is submitted; `warn` is as in `in_force`."""
-    in_force(kind, warn=warn)
-    if kind == "global":
-        versions.ready_slots(TAG)
-
-
 def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
     """Make the limit of `tag` be `limit`; return whether that changed anything. Taken slots stay taken.
 
-    Raises CannotRun if the server does not confirm it. Endpoints: POST /concurrency_limits/; for a global limit
-    POST /v2/concurrency_limits/, PATCH /v2/concurrency_limits/{name}.
+    Raises CannotRun if it is not confirmed. Endpoints: POST /concurrency_limits/; POST, PATCH /v2/concurrency_limits/.
     """
     if limit < 1:
         raise CannotRun(f"With a limit of {limit}, no task would ever run. Choose at least 1.")
@@ -105,12 +95,11 @@ def ensure(tag: str, limit: int, kind: Kind = "tag") -> bool:
 def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
     """Free all slots of `tag`, and return its limit as it is afterwards.
 
-    A task that is still running continues without a slot, so that for a while more tasks than the limit may run.
-    Raises CannotRun if the tag has no limit, or if slots stay taken.
+    Tasks that still run continue without one. Raises CannotRun if the tag has no limit, or if slots stay taken.
     """
     if read(tag, kind) is None:
-        what = "The tag" if kind == "tag" else "The global limit"
-        raise CannotRun(f"{what} {tag!r} has no limit, so it has no slots to free. Leave out --reset to create one.")
+        nothing = f"{NAMES[kind]} {tag!r} has no limit, so it has no slots to free."
+        raise CannotRun(f"{nothing} Leave out --reset to create one.")
     if kind == "tag":
         rest.send(endpoints.reset_limit(tag))
     if rest.send(endpoints.counter(_counter_name(tag, kind))) is not None:
@@ -126,24 +115,18 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
 def end(task_run_id: str, message: str) -> None:
     """End a task run whose process is gone, and so free its slots, but no others.
 
-    It becomes Crashed. If it has ended already, its own state is set once more: a server of either version frees the
-    slots of a task run that is forced into a final state. Does nothing if the server does not know the task run.
-    Endpoints: GET /task_runs/{id}, POST /task_runs/{id}/set_state.
+    It becomes Crashed, or its own final state is set once more: either version of the server then frees its slots. Does
+    nothing if the server does not know the task run. Endpoints: GET /task_runs/{id}, and POST …/set_state.
     """
     task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
-    if task_run is None:
-        return
     state = ("CRASHED", "Crashed", message)
-    if task_run["state_type"] in endpoints.FINAL:
+    if task_run and task_run["state_type"] in endpoints.FINAL:
         state = (task_run["state"][key] for key in ("type", "name", "message"))
     rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs")._replace(missing_ok=True))
 
 
 def _counter_name(tag: str, kind: Kind, but_not: str = "/") -> str:
-    """Return the name of the counter, which in Prefect 3 the limit of a tag has too.
-
-    Raises CannotRun for a tag that cannot be part of a path, or has one of the characters `but_not`.
-    """
+    """Return the name of the counter. Raises CannotRun for a tag that cannot be in a path, or has one of `but_not`."""
     if tag in ("", ".", "..") or re.search(rf"[\n\ud800-\udfff{but_not}]", tag):
         choose = f"Choose a name other than . and .., without {' '.join(but_not)} and line breaks."
         raise CannotRun(f"The tag {tag!r} cannot have a limit. {choose}")

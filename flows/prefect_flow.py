@@ -85,7 +85,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     """
     names, run = warehouse.choose(queries), str(flow_run.id)
     recovery.clear_abandoned(run)
-    limits.ready(limit_by, get_run_logger().warning)
+    limits.ready(limit_by, warn=get_run_logger().warning)
     query = sql_query if limit_by == "tag" else sql_query_in_slot
     with warehouse.prepared(scale), notes.staging(run) as staging:
         futures = [query.submit(name, staging) for name in names]
@@ -124,7 +124,7 @@ def main() -> int:
         pass
     url = server.use()
     server.check_prefect(url)
-    limit = limits.in_force(chosen.limit_by, chosen.limit, warn=partial(print, file=sys.stderr))
+    limit = limits.ready(chosen.limit_by, chosen.limit, warn=partial(print, file=sys.stderr))
     warehouse.prepare(chosen.scale)
     cli.quiet_prefect()  # the table says it, and the server has the logs
     called = time.time()

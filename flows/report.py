@@ -1,16 +1,17 @@
 """What a run of the main job reports: progress while it runs, then a row for each query, figures, a table."""
 
-import concurrent.futures
 import contextlib
+import itertools
 import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows import mart, notes, versions
 from flows.api import server
@@ -22,22 +23,16 @@ class QueriesFailed(Exception):
 
 def peak_concurrency(spans: Iterable[tuple[float, float]]) -> int:
     """Return the largest number of the `(start, end)` spans that overlap. One may start as another ends."""
-    running = highest = 0
-    for _, step in sorted(event for start, end in spans for event in ((start, 1), (end, -1))):
-        running += step
-        highest = max(highest, running)
-    return highest
+    events = sorted(event for start, end in spans for event in ((start, 1), (end, -1)))
+    return max(itertools.accumulate(step for _, step in events), default=0)
 
 
 def ideal_seconds(durations: Sequence[float], limit: int | None) -> float:
-    """Return the least time in which any scheduler could run tasks of these `durations` under `limit`.
-
-    All in seconds; a limit of None is no limit. Equal durations run in whole rounds of `limit`.
-    """
+    """Return the seconds that any scheduler needs at least for tasks of these `durations`, at most `limit` at once."""
     longest = max(durations, default=0.0)
     if limit is None or not durations:
         return longest
-    if longest - min(durations) <= 1e-9 * longest:
+    if math.isclose(longest, min(durations)):  # they run in whole rounds of `limit`
         return math.ceil(len(durations) / limit) * longest
     return max(sum(durations) / limit, longest)
 
@@ -45,15 +40,13 @@ def ideal_seconds(durations: Sequence[float], limit: int | None) -> float:
 @contextlib.contextmanager
 def progress(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Generator[None]:
     """Show on a terminal how many queries run, wait and are done, until the block ends."""
-    console, ends = Console(stderr=True), versions.states(futures)
+    console, ends = Console(stderr=True, highlight=False), versions.states(futures)
 
-    def line() -> Table:
+    def line() -> Columns:
         done = sum(end.done() for end in ends)
         running = min(len(notes.unfinished(staging)), len(names) - done)
-        grid = Table.grid(padding=(0, 1))
         counts = f"{running} run, {len(names) - done - running} wait, {done} done"
-        grid.add_row(counts, ProgressBar(len(names), done, width=40))
-        return grid
+        return Columns([counts, ProgressBar(len(names), done, width=40)])
 
     with Live(get_renderable=line, console=console) if console.is_terminal else contextlib.nullcontext():
         yield
@@ -64,27 +57,19 @@ def rows(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> list[di
 
     `seconds` and `waited` are durations, `started` and `ended` Unix times; None if the query never began.
     """
-    ends, submitted = versions.states(futures), notes.noted(staging, "owner")["opened"]
-    return [_row(name, notes.noted(staging, name), end, submitted) for name, end in zip(names, ends, strict=True)]
-
-
-def _row(name: str, note: dict[str, Any], end: concurrent.futures.Future[Any], submitted: float) -> dict[str, Any]:
-    started, ended = note.get("started"), note.get("ended")
-    try:
-        state = end.result()
-        outcome, error = state.name, None if state.is_completed() else state.message
-    except BaseException as crash:  # the thread died of it; the other queries' rows count all the same
-        outcome, error = "Crashed", repr(crash)
-    return {
-        "query": name,
-        "rows": note.get("rows"),
-        "seconds": ended - started if ended else None,
-        "waited": started - submitted if started else None,
-        "state": outcome,
-        "error": " ".join(error.split()) if error else None,
-        "started": started,
-        "ended": ended,
-    }
+    submitted, rows = notes.noted(staging, "owner")["opened"], []
+    for name, end in zip(names, versions.states(futures), strict=True):
+        note = notes.noted(staging, name)
+        started, ended = note.get("started"), note.get("ended")
+        try:
+            state = end.result()
+            outcome, error = state.name, None if state.is_completed() else state.message
+        except BaseException as crash:  # the thread died of it; the other queries' rows count all the same
+            outcome, error = "Crashed", repr(crash)
+        row = {"query": name, "rows": note.get("rows"), "state": outcome, "error": error and " ".join(error.split())}
+        row |= {"started": started, "waited": started - submitted if started else None}
+        rows.append(row | {"ended": ended, "seconds": ended - started if ended else None})
+    return rows
 
 
 def raise_for_failures(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -117,22 +102,15 @@ def summary(state: Any, wall: float, limit: int | None) -> dict[str, Any]:
 def show(report: Mapping[str, Any], file: TextIO) -> None:
     """Print a line for each query of the run of `report`, the errors, and the figures of `report`."""
     rows = notes.recorded(report["flow_run_id"])
-    table = Table("query", "rows", "seconds", "waited", "state")
-    for column in table.columns[1:4]:
-        column.justify = "right"
+    formats = {"rows": "d", "seconds": ".2f", "waited": ".2f"}
+    table = Table("query", *(Column(name, justify="right") for name in formats), "state")
     for row in rows:
-        times = [f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("seconds", "waited")]
-        table.add_row(row["query"], str(row["rows"] if row["rows"] is not None else "-"), *times, row["state"])
+        figures = ["-" if row[name] is None else format(row[name], style) for name, style in formats.items()]
+        table.add_row(row["query"], *figures, row["state"])
     Console(file=file).print(table)
-    for row in rows:
-        if row["error"]:
-            print(f"{row['query']}: {row['error']}", file=file)
-    print(
-        f"{report['state']}: {report['completed']} of {report['queries']} queries,"
-        f" peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'}),"
-        f" wall {report['wall_seconds']:.1f} s, ideal {report['ideal_seconds']:.1f} s",
-        f"Mart: {report['mart']}",
-        f"Run:  {report['flow_run_id']} on {report['api_url']}",
-        sep="\n",
-        file=file,
-    )
+    errors = [f"{row['query']}: {row['error']}" for row in rows if row["error"]]
+    queries = f"{report['completed']} of {report['queries']} queries"
+    peak = f"peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'})"
+    times = f"wall {report['wall_seconds']:.1f} s, ideal {report['ideal_seconds']:.1f} s"
+    places = [f"Mart: {report['mart']}", f"Run:  {report['flow_run_id']} on {report['api_url']}"]
+    print(*errors, f"{report['state']}: {queries}, {peak}, {times}", *places, sep="\n", file=file)

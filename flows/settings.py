@@ -1,7 +1,6 @@
 """The environment variables that the kit reads, typed; `.env.example` explains each of them.
 
-The environment wins over `.env` in the project's folder, and that, for PREFECT_API_…, over the active Prefect profile.
-Prefect's own programs read the same places, in the same order.
+As in Prefect, the environment wins over the project's `.env`, and that, for PREFECT_API_…, over the active profile.
 """
 
 import os
@@ -12,10 +11,11 @@ from typing import Annotated, Any
 import tomli
 from dotenv import dotenv_values
 from pydantic import AfterValidator, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
-from pydantic_settings import PydanticBaseSettingsSource as Source
+from pydantic_settings import BaseSettings, InitSettingsSource
 
 PROJECT = Path(__file__).resolve().parent.parent
+Home = Annotated[Path, AfterValidator(Path.expanduser)]
+Ours = Annotated[Home, AfterValidator(lambda path: (PROJECT / path).resolve())]  # relative to PROJECT, not to the cwd
 
 
 class CannotRun(Exception):
@@ -26,15 +26,8 @@ class Refused(CannotRun):
     """The server refuses the credentials, or would: commands exit with 1."""
 
 
-Home = Annotated[Path, AfterValidator(Path.expanduser)]
-# Relative to the project, and not to wherever a worker or a notebook happens to run.
-Ours = Annotated[Home, AfterValidator(lambda path: (PROJECT / path).resolve())]
-
-
-class Settings(BaseSettings):
+class Settings(BaseSettings, env_ignore_empty=True, extra="ignore"):
     """One field for each variable; empty means unset."""
-
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     prefect_api_url: Annotated[str, AfterValidator(lambda url: url.strip().rstrip("/"))] | None = None
     prefect_api_key: SecretStr | None = None
@@ -48,11 +41,9 @@ class Settings(BaseSettings):
     flows_pg_bin: Ours | None = None
 
     @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: Source, env_settings: Source, *_: Any, **others: Any
-    ) -> tuple[Source, ...]:
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], *_: Any, **sources: Any) -> tuple[Any, ...]:
         """Return the sources of the settings; the first one that has a value wins."""
-        return env_settings, *(InitSettingsSource(settings_cls, values) for values in _files().values())
+        return sources["env_settings"], *(InitSettingsSource(settings_cls, values) for values in _files().values())
 
 
 def read() -> Settings:
@@ -82,9 +73,9 @@ def origin(name: str) -> str | None:
     """Return where `name` has its value from: "the environment", ".env" or "the profile '…'"; None if it is unset."""
     given = os.environ.get(name)
     for place, values in _files().items():
-        if value := str(values.get(name.lower(), "")):
-            copied = given == value.strip().rstrip("/")  # by `credentials.use`
-            return place if copied or not given else "the environment"
+        value = str(values.get(name.lower(), ""))
+        if value and given in (None, "", value.strip().rstrip("/")):  # a copy by `credentials.use`
+            return place
     return "the environment" if given else None
 
 
@@ -95,8 +86,8 @@ def _files() -> dict[str, dict[str, Any]]:
     try:
         written = tomli.loads(text(file))
         active = os.environ.get("PREFECT_PROFILE") or written.get("active", "")
-        variables = written.get("profiles", {}).get(active, {})
-        profile = {name: value for name, value in variables.items() if name.startswith("PREFECT_API_")}
+        variables = written.get("profiles", {}).get(active, {}).items()
+        profile = {name: value for name, value in variables if name.startswith("PREFECT_API_")}
     except (AttributeError, TypeError, ValueError) as error:
         raise CannotRun(f"Prefect's profiles in {file} cannot be read: {error}. Correct or remove the file.") from None
     both = {".env": dotenv_values(stream=StringIO(text(PROJECT / ".env"))), f"the profile {active!r}": profile}

@@ -1,69 +1,53 @@
-"""What differs between Prefect 2.13.7 and Prefect 3, behind one signature; docs/versions.md has the whole list.
-
-The module can be imported without Prefect, to ask what a server of a given version does.
-"""
+"""What differs between Prefect 2.13.7 and Prefect 3, behind one signature; docs/versions.md has the whole list."""
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
-import importlib.metadata
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from importlib import metadata
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
+
+import tenacity
 
 
 def is_3(version: str | None) -> bool:
-    """Return whether a server of this `version` is Prefect 3, as Prefect Cloud is, which names no version.
-
-    Servers of Prefect 2 cannot ask for a user and a password, do not name the holders of a tag's slots by leases that
-    expire, get no states of task runs over a WebSocket, cannot filter by the end of a run, and do not end at SIGTERM.
-    """
+    """Return whether a server of this `version` is Prefect 3, as Prefect Cloud is, which names no version."""
     return not (version or "3").startswith(("0.", "2."))
 
 
 def here() -> str | None:
     """Return the version of Prefect in this environment, or None if it is not installed."""
-    try:
-        return importlib.metadata.version("prefect")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def certificate_variable() -> str:
-    """Return the variable that tells Prefect's client which certificates to trust; Prefect 2 has none of its own."""
-    return "PREFECT_API_SSL_CERT_FILE" if is_3(here()) else "SSL_CERT_FILE"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version("prefect")
+    return None
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make `function` a task, as Prefect 3's own decorator does, with the same `options`.
 
-    A tag's slot is kept between two attempts. Prefect 2 would give it back, and cannot choose by the error: there the
-    function is called again within what is one attempt for Prefect.
+    Prefect 2 gives a tag's slot back between attempts, and cannot choose by the error: there it sees one attempt.
     """
     import prefect
 
-    decorator: Any = prefect.task
     if is_3(here()):
-        return decorator(function, **options)
+        return prefect.task(function, **options)
     if function is None:
         return functools.partial(task, **options)
-    import tenacity
-
     retries, delays = options.pop("retries", 0), options.pop("retry_delay_seconds", 0)
-    worth_retrying = options.pop("retry_condition_fn", lambda *_: True)
+    condition, spread = options.pop("retry_condition_fn", lambda *_: True), options.pop("retry_jitter_factor", 0)
     delays = delays(retries) if callable(delays) else delays if isinstance(delays, list) else [delays] * retries
-    spread = options.pop("retry_jitter_factor", 0)
     retried = tenacity.retry(
         stop=tenacity.stop_after_attempt(retries + 1),
         wait=lambda attempt: delays[attempt.attempt_number - 1] * random.uniform(1 - spread, 1 + spread),
         retry=tenacity.retry_if_exception(
-            lambda error: worth_retrying(None, None, SimpleNamespace(result=lambda **_: error))
+            lambda error: condition(None, None, SimpleNamespace(result=lambda **_: error))
         ),
         reraise=True,
     )
-    return decorator(**options)(retried(function))
+    return prefect.task(**options)(retried(function))
 
 
 def begins(task: Any, interrupted: object) -> Any:
@@ -76,7 +60,7 @@ def wait(futures: Sequence[Any]) -> None:
     concurrent.futures.wait(states(futures))
 
 
-def slot(limit: str) -> AbstractContextManager[None]:
+def slot(limit: str) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that takes a slot of the global limit `limit`, and gives it back at its end."""
     from prefect.concurrency.sync import concurrency
 
@@ -87,33 +71,26 @@ def slot(limit: str) -> AbstractContextManager[None]:
 
 def capped(workers: int) -> Any:
     """Return a task runner that starts `workers` tasks at a time, or None in Prefect 2, which has none."""
-    import prefect.task_runners
+    from prefect import task_runners
 
-    runner = getattr(prefect.task_runners, "ThreadPoolTaskRunner", None)
+    runner = getattr(task_runners, "ThreadPoolTaskRunner", None)
     return runner(max_workers=workers) if runner else None
 
 
-# Private names of Prefect. Each has a reason, and tests/test_versions.py says which one a new Prefect has moved.
-
-
+# Private names of Prefect from here on, each with a reason; tests of the main job fail if a new Prefect moves one.
 def states(futures: Sequence[Any]) -> list[concurrent.futures.Future[Any]]:
-    """Return for each task run a future of Python's own, which gives the state in which it ends.
-
-    Private names: Prefect 2's futures can only be waited for one after the other, and not from every thread.
-    """
+    """Return for each task run a future of Python's own, which gives the state in which it ends."""
     if is_3(here()):
         return [future.wrapped_future for future in futures]
+    # Prefect 2's own can only be waited for one after the other, and not from every thread.
     return [asyncio.run_coroutine_threadsafe(future._wait(), future._loop) for future in futures]
 
 
 def task_run_ids(futures: Sequence[Any]) -> list[str]:
-    """Return the ids of the task runs, once the server has given them some.
-
-    Private names: Prefect 2 creates task runs in the background, and a future does not say when it knows its id.
-    """
+    """Return the ids of the task runs, once the server has given them some."""
     if is_3(here()):
         return [str(future.task_run_id) for future in futures]
-    for future in futures:
+    for future in futures:  # Prefect 2 creates task runs in the background; a future does not say when it knows its id
         asyncio.run_coroutine_threadsafe(future._wait_for_submission(), future._loop).result()
     return [str(future.task_run.id) for future in futures]
 
@@ -123,22 +100,17 @@ def task_runner() -> Any:
     if is_3(here()):
         return None
     import anyio
-    import prefect.task_runners
-    from prefect import get_client
+    from prefect import get_client, task_runners
     from prefect.states import Cancelled
 
-    base: Any = prefect.task_runners.ConcurrentTaskRunner
+    base: Any = task_runners.ConcurrentTaskRunner
 
     class CancellableTaskRunner(base):
         """Prefect 2's own, with a scope for each task run, by the key of its future."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.scopes: dict[Any, anyio.CancelScope] = {}
+        scopes: ClassVar[dict[Any, anyio.CancelScope]] = {}
 
         async def submit(self, key: Any, call: Any) -> None:
-            """Submit the task run that `call` runs."""
-
             async def within_scope() -> Any:
                 with anyio.CancelScope() as self.scopes[key]:
                     return await call()
@@ -153,10 +125,9 @@ def task_runner() -> Any:
 
 
 def end_waits(waiting: Sequence[Any], tag: str) -> None:
-    """End the wait of task runs for a slot of `tag`, which others may hold for long; return when they have ended.
+    """End the wait of task runs for a slot of `tag`, and return when they have ended. Prefect itself offers no way.
 
     In Prefect 2 they are cancelled. In Prefect 3 they begin without a slot, and have to end by themselves.
-    Private names: neither version can cancel a task run that waits for its slot.
     """
     if not is_3(here()):
         for future in waiting:
@@ -177,7 +148,7 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
 
 
 def ready_slots(limit: str) -> None:
-    """Make ready for `slot`, in the flow and before the first task that takes one is submitted."""
+    """Make ready for `slot`, before the first task that takes one is submitted."""
     if not is_3(here()):
         # Otherwise the first task starts this service with a lock held that the event loop may wait for: a deadlock.
         from prefect.concurrency.services import ConcurrencySlotAcquisitionService

@@ -1,7 +1,4 @@
-"""The source database: a PostgreSQL with TPC-H tables, and the 20 business questions asked of it.
-
-In the lab the queries run as the role `etl`, which may only read, and may open `limits.DEFAULT` connections at once.
-"""
+"""The source database: a PostgreSQL with TPC-H tables, and the 20 business questions asked of it."""
 
 import contextlib
 import difflib
@@ -10,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, errors
 
 from flows import settings
 from flows.api import server
@@ -43,10 +40,9 @@ def query(name: str) -> str:
 
 
 def url() -> str:
-    """Return the address of the source database: WAREHOUSE_URL, or the lab's warehouse for the role `etl`.
+    """Return the address of the source database: WAREHOUSE_URL, or the lab's for the role `etl`, which may only read.
 
-    Starts nothing: `prepare` does that. Raises CannotRun if there is neither, or if libpq would take a piece of the
-    password for the host, the port or the database, which its messages quote.
+    Starts nothing. Raises CannotRun if there is neither, or if libpq would misread, and show, a part of the password.
     """
     named = settings.read().warehouse_url
     address = named.get_secret_value().strip() if named else server.read_lab().get("warehouse_url")
@@ -63,16 +59,12 @@ def url() -> str:
 
 def may_pass(error: BaseException) -> bool:
     """Return whether `error` may pass by itself: a refused or a broken connection, not an error in a query."""
-    lasting = isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.DiskFull)
-    passing = isinstance(error, psycopg.OperationalError) and not lasting
-    return passing and not any(reason in str(error) for reason in LASTING)
+    lasting = isinstance(error, errors.QueryCanceled | errors.DiskFull) or any(text in str(error) for text in LASTING)
+    return isinstance(error, psycopg.OperationalError) and not lasting
 
 
 def prepare(scale: float = SCALE) -> None:
-    """Make sure that the tables exist: in the lab, load them at `scale` (1 is 1 GB); elsewhere, look for them.
-
-    Raises CannotRun if the source database cannot be reached or lacks a table.
-    """
+    """Load the tables in the lab, at `scale` (in GB); elsewhere, raise CannotRun if the source database lacks one."""
     with prepared(scale):
         pass
 
@@ -80,25 +72,18 @@ def prepare(scale: float = SCALE) -> None:
 @contextlib.contextmanager
 def prepared(scale: float = SCALE) -> Generator[None]:
     """Do as `prepare`; in the lab, also keep the tables from being replaced until the block ends."""
-    if settings.read().warehouse_url is not None:
-        _look_for_tables(url())
-        yield
+    if settings.read().warehouse_url is None:
+        from flows.lab import tpch  # here, because its packages are not installed where the warehouse is named
+
+        with tpch.kept(scale):
+            yield
         return
-    from flows.lab import tpch  # here, because its packages are not installed where the warehouse is named
-
-    with tpch.kept(scale):
-        yield
-
-
-def _look_for_tables(address: str) -> None:
-    with connect(address) as connection:
+    with connect(url()) as connection:
         visible = connection.execute("select relname from pg_class where pg_table_is_visible(oid)")
-        missing = set(TABLES) - {name for (name,) in visible}
-        if missing:
-            raise CannotRun(
-                f"The warehouse on {connection.info.host} lacks the table {min(missing)}."
-                " Load TPC-H into it with flows.lab.tpch.load, or unset WAREHOUSE_URL to use the lab's warehouse."
-            )
+        if missing := set(TABLES) - {name for (name,) in visible}:
+            load = "Load TPC-H into it with flows.lab.tpch.load, or unset WAREHOUSE_URL to use the lab's warehouse."
+            raise CannotRun(f"The warehouse on {connection.info.host} lacks the table {min(missing)}. {load}")
+    yield
 
 
 def connect(address: str) -> psycopg.Connection:

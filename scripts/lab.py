@@ -62,9 +62,10 @@ def _exports(status: lab.Lab) -> list[str]:
         exports.append('PREFECT_CLIENT_CUSTOM_HEADERS="{\\"Authorization\\": \\"Bearer $PREFECT_API_KEY\\"}"')
     if str(status.api_url).startswith("https:"):
         certificate = gateway.certificate(settings.read().flows_lab_dir / "gateway")
-        # The kit's own requests read the first; Prefect's client reads the second, which is another one in Prefect 2.
-        for name in dict.fromkeys(["PREFECT_API_SSL_CERT_FILE", versions.certificate_variable()]):
-            exports.append(f"{name}={shlex.quote(str(certificate))}")
+        names = ["PREFECT_API_SSL_CERT_FILE"]  # for the kit's own requests and Prefect 3
+        if not versions.is_3(versions.here()):
+            names.append("SSL_CERT_FILE")  # which is what Prefect 2's client reads
+        exports += [f"{name}={shlex.quote(str(certificate))}" for name in names]
     return exports
 
 

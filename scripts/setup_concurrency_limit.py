@@ -3,8 +3,6 @@
 python scripts/setup_concurrency_limit.py [--tag TAG] [--global] [--limit N] [--reset] [--json]
 """
 
-from dataclasses import asdict
-
 from flows import cli, limits
 from flows.api import server
 
@@ -36,7 +34,7 @@ def main() -> int:
     now = limits.read(arguments.tag, arguments.kind)
     assert now is not None, "a limit that has just been set"
     if arguments.json:
-        cli.print_json(asdict(now) | {"changed": changed})
+        cli.print_json(now._asdict() | {"changed": changed})
         return 0
     note = " (changed)" if changed else ""
     what = "tag" if arguments.kind == "tag" else "global limit"

@@ -144,7 +144,7 @@ def use(
     if url.startswith("http:"):  # clients read these all the same, and stop if they cannot
         trusted = "" if _unreadable(trusted) else trusted
         certificate = None if _unreadable(certificate) else certificate
-    if certificate and versions.certificate_variable() == "SSL_CERT_FILE":
+    if certificate and not versions.is_3(versions.here()):  # Prefect 2 has no variable of its own for it
         os.environ[_FORMER], trusted = trusted, str(certificate)
     values = {
         "SSL_CERT_FILE": trusted,
