@@ -63,10 +63,9 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
 def interruptible(
     staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: limits.Kind
 ) -> Generator[None]:
-    """Let what asks the run to stop end its queries, `names` with their `futures`, until the block ends.
+    """Until the block ends, let what asks the run to stop end its queries, `names` with their `futures`.
 
-    That is Ctrl-C, SIGTERM or SIGHUP; that the flow run is cancelled or deleted on the server; that this process stood
-    still until others got its slots. A second signal ends the process.
+    That is one of SIGNALS, of which a second one ends the process, or what `_reason` returns.
     """
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
     notes.note(staging, "owner", task_runs=list(task_runs.values()))

@@ -27,9 +27,9 @@ STILL = 10  # seconds without a sign of life
 
 @contextlib.contextmanager
 def staging(run: str) -> Generator[Path]:
-    """Yield a new staging folder for the flow run `run`, locked by this process until the block ends.
+    """Yield a new staging folder for the flow run `run`, locked until the block ends.
 
-    Raises CannotRun if another process still works on `run`, of which this is a later attempt.
+    Raises CannotRun if the process of an earlier attempt still works on it.
     """
     folder = files.folder() / "staging" / run
     try:
@@ -56,10 +56,7 @@ def abandoned() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def standing_still(own: Path) -> dict[str, str]:
-    """Return a sentence for each run, by its id, whose process lives, but has not moved for a while: it was stopped.
-
-    It keeps its connections to the database, even when its slots have expired. `own` is the folder of the asking run.
-    """
+    """Return a sentence for each run, by its id, whose process lives but has not moved for a while; `own` asks."""
     still = {}
     for folder in set(_folders()) - {own}:
         with contextlib.suppress(FileNotFoundError):  # it just ended
@@ -90,7 +87,9 @@ def note(staging: Path, of: str, **facts: Any) -> None:
 
 def noted(staging: Path, of: str) -> dict[str, Any]:
     """Return what is known of a query, `started`, `ended`, `rows`, or of the "owner" of the run; {} if nothing is."""
-    return _read(staging / f"{of}.json")
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((staging / f"{of}.json").read_text())
+    return {}
 
 
 def unfinished(staging: Path) -> list[str]:
@@ -101,14 +100,14 @@ def unfinished(staging: Path) -> list[str]:
 
 def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
     """Keep the `rows` of the flow run `run` beyond its staging folder."""
-    file = files.folder() / "runs" / f"{run}.json"
-    file.parent.mkdir(exist_ok=True)
-    files.replace(file, json.dumps({"rows": rows}))
+    folder = files.folder() / "runs"
+    folder.mkdir(exist_ok=True)
+    note(folder, run, rows=rows)
 
 
 def recorded(run: str) -> list[dict[str, Any]]:
     """Return the rows that `record` kept of the flow run `run`, or none."""
-    return _read(settings.read().flows_lab_dir / "runs" / f"{run}.json").get("rows", [])
+    return noted(settings.read().flows_lab_dir / "runs", run).get("rows", [])
 
 
 def _folders() -> list[Path]:
@@ -119,9 +118,3 @@ def _server() -> str:
     """Return what tells the server in use from others: its address, which the lab's own may change."""
     url = server.attach()
     return "the lab" if server.is_lab(url) else url
-
-
-def _read(file: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(file.read_text())
-    return {}

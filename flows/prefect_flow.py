@@ -80,8 +80,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     """Run `queries` (all of them if None) against TPC-H at `scale`, and load their rows into the mart.
 
     How many run at a time is up to the server: the limit of their tag, or the "global" limit of that name.
-    Raises QueriesFailed once all have ended and the mart holds what succeeded. If it is told to stop, by a signal or on
-    the server, it ends Cancelled.
+    Raises QueriesFailed once all have ended and the mart holds what succeeded. Told to stop, it ends Cancelled.
     """
     names, run = warehouse.choose(queries), str(flow_run.id)
     recovery.clear_abandoned(run)
@@ -108,7 +107,7 @@ def arguments() -> argparse.Namespace:
     parser = cli.Arguments(description="Run the SQL queries in parallel, under the server's limit.")
     parser.add_argument("--scale", type=cli.number(0.001, 100), default=warehouse.SCALE, help="size in GB (0.1)")
     parser.add_argument("--limit", type=cli.whole_number, help="how many may run at once (default: 3 on a new lab)")
-    by = "whose limit: the tag's (default), or the global one of that name, which is quicker on Prefect 2"
+    by = "whose limit: the tag's (default), or the global one, which is quicker on Prefect 2"
     parser.add_argument("--limit-by", choices=get_args(limits.Kind), default="tag", help=by)
     parser.add_argument("--queries", type=lambda text: text.split(","), help="names, comma-separated (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
