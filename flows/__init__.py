@@ -4,8 +4,9 @@ import os
 import sys
 
 if sys.platform == "win32":
-    use_wsl = "The kit runs on Linux and macOS only: on Windows, install WSL 2 (wsl --install) and use it there."
-    print(use_wsl, file=sys.stderr)
+    print(
+        "The kit runs on Linux and macOS only: on Windows, install WSL 2 (wsl --install) and use it.", file=sys.stderr
+    )
     raise SystemExit(2)
 
 # Prefect sends usage data to its developers as soon as it is imported in a terminal, unless this variable is set.

@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psycopg
-from prefect.client.schemas.objects import StateDetails
 from prefect.states import Cancelled
 
 from flows import files, limits, notes, versions, warehouse
@@ -51,11 +49,7 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
         reasons = notes.standing_still(staging).values() if "too many connections" in str(error) else []
         raise psycopg.OperationalError(" ".join([str(error).strip(), *reasons])) from None
 
-    def cancel_if_interrupted() -> None:
-        if why(staging):
-            opened.cancel()
-
-    with opened, _repeating(0.1, cancel_if_interrupted):
+    with opened, _repeating(0.1, lambda: why(staging) and opened.cancel()):
         yield opened
 
 
@@ -63,26 +57,20 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
 def interruptible(
     staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: limits.Kind
 ) -> Generator[None]:
-    """Until the block ends, let what asks the run to stop end its queries, `names` with their `futures`.
-
-    That is one of SIGNALS, of which a second one ends the process, or what `_reason` returns.
-    """
+    """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
     notes.note(staging, "owner", task_runs=list(task_runs.values()))
     moved, lost, told = time.time(), set[str](), set[str]()
-
-    def end_waits() -> None:
-        waiting = [future for name, future in zip(names, futures, strict=True) if not notes.noted(staging, name)]
-        versions.end_waits(waiting, limits.TAG)
 
     def stop(reason: str) -> None:
         files.replace(staging / "interrupted", reason)
         _say(f"{reason}: cancelling what runs.")
         if limit_by == "tag":  # a task that waits for a global limit does so in its own code
-            threading.Thread(target=end_waits, daemon=True).start()
+            waiting = [future for name, future in zip(names, futures, strict=True) if not notes.noted(staging, name)]
+            threading.Thread(target=versions.end_waits, args=(waiting, limits.TAG), daemon=True).start()
 
     def at_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, signal.default_int_handler)  # a second one ends the process
         stop("Interrupted")
 
     def look() -> None:
@@ -120,7 +108,7 @@ def why(staging: Path) -> str | None:
 def deleted(error: Any) -> Any:
     """Return the state of a flow run that was deleted on the server, for Prefect's ObjectNotFound."""
     run = str(error.http_exc.request.url).partition("flow_runs/")[2][:36]
-    return Cancelled(message=f"{DELETED}.", state_details=StateDetails(flow_run_id=UUID(run)))
+    return Cancelled(message=f"{DELETED}.", state_details={"flow_run_id": run})
 
 
 def _say(sentence: str) -> None:
@@ -129,7 +117,7 @@ def _say(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def _repeating(seconds: float, act: Callable[[], None]) -> Generator[None]:
+def _repeating(seconds: float, act: Callable[[], object]) -> Generator[None]:
     """Call `act` in another thread, every few `seconds`, until the block ends."""
     over = threading.Event()
 
@@ -152,6 +140,8 @@ def _reason(flow_run_id: str, lost: set[str]) -> str | None:
     if flow_run is None:
         return DELETED
     if flow_run["state_type"] in ("CANCELLING", "CANCELLED"):
+        if not versions.is_3(versions.here()):  # where no task of such a run may begin, not even the one that cleans up
+            rest.send(endpoints.set_state(flow_run_id, "RUNNING", "Running", force=True))
         return "Cancelled on the server"
     limit = limits.read() if lost else None
     if limit and len({holder["task_run_id"] for holder in limit.holders} | lost) > limit.limit:

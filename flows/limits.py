@@ -1,7 +1,7 @@
 """The concurrency limit of a tag, which the server enforces: read it, set it, free its leaked slots.
 
-Prefect 3 keeps it as the global limit `tag:<tag>`: a counter of taken slots, which makes tasks wait, and leases, which
-name the holders. Prefect 2 keeps only the list of the holders. Other global limits have only a counter, in both.
+Prefect 3 keeps it as the global limit `tag:<tag>`: a counter, which makes tasks wait, and leases, which name holders;
+Prefect 2 keeps only a list of holders. Other global limits have only a counter, in both.
 """
 
 import re
@@ -42,8 +42,7 @@ def read(tag: str = TAG, kind: Kind = "tag") -> Limit | None:
     ids = listed["active_slots"]
     runs = {run["id"]: run for run in rest.rows(endpoints.task_runs(ids=ids))} if ids else {}
     keys = {"name": "name", "flow_run_id": "flow_run_id", "state": "state_name"}  # ours, and the server's
-    of_runs = [{key: runs.get(id_, {}).get(source) for key, source in keys.items()} for id_ in ids]
-    holders = [{"task_run_id": id_} | of_run for id_, of_run in zip(ids, of_runs, strict=True)]
+    holders = [{"task_run_id": id_} | {key: runs.get(id_, {}).get(keys[key]) for key in keys} for id_ in ids]
     return Limit(tag, listed["concurrency_limit"], counter["active_slots"] if counter else len(ids), holders)
 
 

@@ -17,7 +17,6 @@ import pyarrow
 import pyarrow.parquet
 
 from flows import files, notes, settings
-from flows.settings import CannotRun
 
 # PostgreSQL's types that are staged as what Python has for them; others as text: Python's intervals have no months.
 PARSED = re.compile(r"(bool|int\d|oid|float\d|numeric|date|time|timestamp|timestamptz|bytea|text|varchar|bpchar)\b")
@@ -86,7 +85,7 @@ def kept() -> Generator[Path]:
         todo = "Correct that, or move the mart away: the next run makes a new one."
         if "lock is held" in reason or "already attached" in reason:
             todo = "Close the mart in that program, or in this one, and run again."
-        raise CannotRun(f"The mart {mart} cannot be loaded: {reason}. {todo}") from None
+        raise settings.CannotRun(f"The mart {mart} cannot be loaded: {reason}. {todo}") from None
 
 
 def _kind(declared: str, staged: str) -> str:

@@ -50,7 +50,7 @@ def abandoned() -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the staging folders of runs on this server whose process has ended, locked, with what `owner.json` says."""
     for folder in _folders():
         with contextlib.suppress(filelock.Timeout, OSError), files.lock(folder / "owner.lock", blocking=False):
-            owner = {"opened": 0.0, "task_runs": [], **noted(folder, "owner")}
+            owner = noted(folder, "owner")
             if owner.get("server") == _server():
                 yield folder, owner
 
@@ -62,11 +62,9 @@ def standing_still(own: Path) -> dict[str, str]:
         with contextlib.suppress(FileNotFoundError):  # it just ended
             seconds, queries = time.time() - (folder / "owner.json").stat().st_mtime, unfinished(folder)
             if seconds > STILL and queries and files.held(folder / "owner.lock"):
-                pid = noted(folder, "owner").get("pid")
-                still[folder.name] = (
-                    f"The run {folder.name} has stood still for {seconds:.0f} s, with {len(queries)} connections to the"
-                    f" database. Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid})."
-                )
+                pid, holds = noted(folder, "owner").get("pid"), f"{len(queries)} connections to the database"
+                what = f"The run {folder.name} has stood still for {seconds:.0f} s, with {holds}"
+                still[folder.name] = f"{what}. Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid})."
     return still
 
 

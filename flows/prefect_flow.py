@@ -92,9 +92,9 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
             wait(futures)
         rows, interrupted = report.rows(staging, names, futures), interruption.why(staging)
         try:
-            versions.begins(load, interrupted)(staging, names)
+            load(staging, names)
         finally:
-            versions.begins(cleanup, interrupted)(staging)
+            cleanup(staging)
             notes.record(run, rows)
     if interrupted:
         return Cancelled(message=f"{interrupted}. The mart keeps the tables of the queries that had not ended.")
@@ -107,8 +107,7 @@ def arguments() -> argparse.Namespace:
     parser = cli.Arguments(description="Run the SQL queries in parallel, under the server's limit.")
     parser.add_argument("--scale", type=cli.number(0.001, 100), default=warehouse.SCALE, help="size in GB (0.1)")
     parser.add_argument("--limit", type=cli.whole_number, help="how many may run at once (default: 3 on a new lab)")
-    by = "whose limit: the tag's (default), or the global one, which is quicker on Prefect 2"
-    parser.add_argument("--limit-by", choices=get_args(limits.Kind), default="tag", help=by)
+    parser.add_argument("--limit-by", choices=get_args(limits.Kind), default="tag", help="whose limit (default: tag)")
     parser.add_argument("--queries", type=lambda text: text.split(","), help="names, comma-separated (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()

@@ -1,26 +1,21 @@
 """What a killed run of the main job leaves behind, and how a later run puts it right."""
 
 import shutil
-from datetime import datetime
 from typing import Any
 
 from flows import limits, notes, versions
 from flows.api import endpoints, rest
 
-SKEW = 5  # seconds by which the server's clock may be ahead
 KILLED = "Its process was killed; a later run found out."
 
 
 def clear_abandoned(own: str) -> None:
-    """Put right what killed runs left: their states on the server, their slots, their staging folders.
-
-    `own` is the flow run that asks. A run that is tried again, as it may be itself, keeps the state of the new attempt.
-    """
+    """Put right what killed runs, or earlier attempts of the flow run `own`, left: states, slots, staging folders."""
     for staging, owner in notes.abandoned():
         run = staging.stem  # a process that was killed while it made the folder left RUN.new
         flow_run: dict[str, Any] = rest.send(endpoints.flow_run(run)) or {"parameters": {}, "state_type": None}
-        unended = run != own and _of_this_attempt(flow_run, owner["opened"])
-        _end_task_runs(set(owner["task_runs"]), run if unended else None)
+        unended = run != own and flow_run["state_type"] in ("RUNNING", "CANCELLING")  # and is not to be tried again
+        _end_task_runs(set(owner.get("task_runs", [])), run if unended else None)
         counted = flow_run["parameters"].get("limit_by") == "global" and not versions.is_3(versions.here())
         if counted and (slots := len(notes.unfinished(staging))):  # in Prefect 2 nothing else would free them
             rest.call("POST", "v2/concurrency_limits/decrement", {"names": [limits.TAG], "slots": slots})
@@ -28,14 +23,6 @@ def clear_abandoned(own: str) -> None:
             state = "CANCELLED" if flow_run["state_type"] == "CANCELLING" else "CRASHED"
             rest.send(endpoints.set_state(run, state, state.title(), KILLED, force=True)._replace(missing_ok=True))
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _of_this_attempt(flow_run: dict[str, Any], opened: float) -> bool:
-    """Return whether `flow_run` has not ended, and began to run before its staging folder was `opened`."""
-    if flow_run["state_type"] != "RUNNING":
-        return flow_run["state_type"] == "CANCELLING"
-    since = datetime.fromisoformat(flow_run["state"]["timestamp"].replace("Z", "+00:00"))
-    return since.timestamp() < opened + SKEW
 
 
 def _end_task_runs(task_runs: set[str], flow_run: str | None) -> None:

@@ -61,10 +61,8 @@ def read() -> Settings:
 
 def unreadable(error: ValueError) -> CannotRun:
     """Return what to raise if Prefect cannot read its settings, of which it has many more than the kit."""
-    problem = str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    first = error.errors()[0] if isinstance(error, ValidationError) else None
+    problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
     where = "in the environment, in .env or in the Prefect profile"
     return CannotRun(f"Prefect cannot read its settings ({problem}). Correct or unset that PREFECT_ variable {where}.")
 

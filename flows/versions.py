@@ -50,21 +50,15 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return prefect.task(**options)(retried(function))
 
 
-def begins(task: Any, interrupted: object) -> Any:
-    """Return `task`; where the run was `interrupted`, in Prefect 2 its function: no task begins in a cancelled run."""
-    return task if is_3(here()) or not interrupted else task.fn
-
-
 def wait(futures: Sequence[Any]) -> None:
     """Wait until all task runs have ended, in whatever state: Prefect 3's `wait`, which also survives a crash."""
     concurrent.futures.wait(states(futures))
 
 
 def slot(limit: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context manager that takes a slot of the global limit `limit`, and gives it back at its end."""
+    """Return a context manager that takes a slot of the global limit `limit`, for a minute after a kill -9."""
     from prefect.concurrency.sync import concurrency
 
-    # As long as the lease of a tag's slot: what a killed process held is free again after that time.
     lease: dict[str, Any] = {"lease_duration": 60} if is_3(here()) else {}
     return concurrency(limit, occupy=1, **lease)
 
