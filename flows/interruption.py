@@ -17,7 +17,6 @@ from flows import files, limits, notes, versions, warehouse
 from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
-SECONDS = 1  # between two looks at what the server says of the run
 LEASE = 60  # seconds without a sign of life after which the server gives slots to others, in Prefect 3
 DELETED = "The flow run was deleted on the server"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -91,7 +90,7 @@ def interruptible(
     heeded = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]  # as by nohup
     before = {number: signal.signal(number, at_signal) for number in heeded}
     try:
-        with _repeating(SECONDS, look):
+        with _repeating(1, look):
             yield
     finally:
         for number, handler in before.items():

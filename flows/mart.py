@@ -53,12 +53,13 @@ def load(staging: Path, queries: Sequence[str]) -> None:
         new = Path(tempfile.mkdtemp(prefix="mart-", dir=staging)) / mart.name
         if mart.exists():  # by another process: as soon as this one closed the file, its lock would be gone
             subprocess.run(["cp", mart, new], check=True, capture_output=True, text=True)
-        with duckdb.connect(str(new)) as connection:
-            for query in queries:
-                if reading := notes.noted(staging, query).get("reading"):
-                    table = f'create or replace table "{query}" as select {reading} from read_parquet(?)'
-                    connection.execute(table, [str(staging / f"{query}.parquet")])
-            connection.execute("checkpoint")
+        folder = str(staging).replace("'", "''")
+        tables = [
+            f"create or replace table \"{query}\" as select {reading} from '{folder}/{query}.parquet'"
+            for query in queries
+            if (reading := notes.noted(staging, query).get("reading"))
+        ]
+        duckdb.connect(str(new)).execute(";".join([*tables, "checkpoint"])).close()
         new.replace(mart)
 
 
@@ -80,12 +81,14 @@ def kept() -> Generator[Path]:
                 for log in logs:
                     log.unlink(missing_ok=True)  # DuckDB leaves one without a complete transaction
             yield mart
+            return
     except (duckdb.Error, OSError, subprocess.CalledProcessError) as error:
         reason = re.split(r"[.!]? See|[.!]?\n|[.!]?$", str(getattr(error, "stderr", error)))[0]
-        todo = "Correct that, or move the mart away: the next run makes a new one."
-        if "lock is held" in reason or "already attached" in reason:
-            todo = "Close the mart in that program, or in this one, and run again."
-        raise settings.CannotRun(f"The mart {mart} cannot be loaded: {reason}. {todo}") from None
+    keeper = None  # Prefect keeps the error below and what its frames hold, and DuckDB complains about that at exit
+    todo = "Correct that, or move the mart away: the next run makes a new one."
+    if "lock is held" in reason or "already attached" in reason:
+        todo = "Close the mart in that program, or in this one, and run again."
+    raise settings.CannotRun(f"The mart {mart} cannot be loaded: {reason}. {todo}")
 
 
 def _kind(declared: str, staged: str) -> str:

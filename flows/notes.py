@@ -98,8 +98,7 @@ def unfinished(staging: Path) -> list[str]:
 
 def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
     """Keep the `rows` of the flow run `run` beyond its staging folder."""
-    folder = files.folder() / "runs"
-    folder.mkdir(exist_ok=True)
+    (folder := files.folder() / "runs").mkdir(exist_ok=True)
     note(folder, run, rows=rows)
 
 

@@ -41,7 +41,7 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     delays = delays(retries) if callable(delays) else delays if isinstance(delays, list) else [delays] * retries
     retried = tenacity.retry(
         stop=tenacity.stop_after_attempt(retries + 1),
-        wait=lambda attempt: delays[attempt.attempt_number - 1] * random.uniform(1 - spread, 1 + spread),
+        wait=lambda attempt: [*delays, 0][attempt.attempt_number - 1] * random.uniform(1 - spread, 1 + spread),
         retry=tenacity.retry_if_exception(
             lambda error: condition(None, None, SimpleNamespace(result=lambda **_: error))
         ),
@@ -59,8 +59,7 @@ def slot(limit: str) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that takes a slot of the global limit `limit`, for a minute after a kill -9."""
     from prefect.concurrency.sync import concurrency
 
-    lease: dict[str, Any] = {"lease_duration": 60} if is_3(here()) else {}
-    return concurrency(limit, occupy=1, **lease)
+    return concurrency(limit, occupy=1, **({"lease_duration": 60} if is_3(here()) else {}))
 
 
 def capped(workers: int) -> Any:
