@@ -59,7 +59,7 @@ def slot(limit: str) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that takes a slot of the global limit `limit`, for a minute after a kill -9."""
     from prefect.concurrency.sync import concurrency
 
-    return concurrency(limit, occupy=1, **({"lease_duration": 60} if is_3(here()) else {}))
+    return (functools.partial(concurrency, lease_duration=60) if is_3(here()) else concurrency)(limit, occupy=1)
 
 
 def capped(workers: int) -> Any:
