@@ -105,6 +105,16 @@ def test_everything_but_the_lab_s_folder_and_tmp_is_read_only(copied_lab: Path, 
 
 
 @pytest.mark.long
+def test_a_user_id_without_a_name_gets_a_way_out(new_lab: Path) -> None:
+    may = [f"--{which}=-all,+dac_override" for which in ("inh-caps", "ambient-caps", "bounding-set")]
+    nameless = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", *may, sys.executable]
+    done = subprocess.run([*nameless, LAB, "up"], cwd=settings.PROJECT, capture_output=True, text=True, check=False)
+    line = refused(done)
+    assert "Your user id 12345 has no name" in line and "learner:x:12345:12345" in line
+    subprocess.run([*nameless, LAB, "reset"], cwd=settings.PROJECT, check=True)
+
+
+@pytest.mark.long
 def test_few_file_handles_are_enough(shared_lab: str) -> None:
     limited = ["sh", "-c", 'ulimit -n 256 && exec "$@"', "sh", sys.executable, FLOW, "--json"]
     done = subprocess.run(limited, cwd=settings.PROJECT, capture_output=True, text=True, check=False, timeout=240)

@@ -141,6 +141,12 @@ def _sees(pid: int, path: Path) -> bool:
 
 def _create(data: Path, log: Path) -> None:
     """Make the folder `data`, complete or not at all."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        entry = f"echo 'learner:x:{os.getuid()}:{os.getgid()}::/tmp:/bin/sh' >> /etc/passwd"
+        why = f"Your user id {os.getuid()} has no name on this machine, and PostgreSQL asks for one."
+        raise CannotRun(f"{why} Give it one, as root: {entry}. Or run the kit as a user who has one.") from None
     new = data.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(data, ignore_errors=True)
