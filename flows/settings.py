@@ -71,9 +71,9 @@ def origin(name: str) -> str | None:
     """Return where `name` has its value from: "the environment", ".env" or "the profile '…'"; None if it is unset."""
     given = os.environ.get(name)
     for place, values in _files().items():
-        value = str(values.get(name.lower(), ""))
-        if value and given in (None, "", value.strip().rstrip("/")):  # a copy by `credentials.use`
-            return place
+        if value := str(values.get(name.lower(), "")):
+            copied = given == value.strip().rstrip("/")  # by `credentials.use`
+            return place if copied or not given else "the environment"
     return "the environment" if given else None
 
 
