@@ -18,7 +18,7 @@ from psycopg import conninfo, sql
 from support.commands import FLOW, answer, refused, run
 from support.waiting import eventually
 
-from flows import lab, limits, recovery, settings, warehouse
+from flows import interruption, lab, limits, settings, warehouse
 from flows.lab import postgres, processes, tpch
 
 ROWS_AT_TENTH = {"region": 5, "nation": 25, "supplier": 1_000, "customer": 15_000, "part": 20_000}
@@ -235,7 +235,7 @@ def test_an_address_that_libpq_would_misread_is_refused_unseen(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAREHOUSE_URL", address)
-    for connect in (warehouse.url, warehouse.prepare, recovery.connection("busiest_clerks", tmp_path).__enter__):
+    for connect in (warehouse.url, warehouse.prepare, interruption.connection("busiest_clerks", tmp_path).__enter__):
         with pytest.raises(settings.CannotRun, match=r"WAREHOUSE_URL is not the .* %40 for @, %2F for /") as caught:
             connect()
         shown = "".join(traceback.format_exception(caught.value))
