@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import certifi
 import psycopg
 import pytest
 from support.commands import FLOW, LAB, LIMIT, answer, run, start
@@ -61,7 +62,7 @@ def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_trusted_certificate_changes_with_the_server() -> None:
-    for own in ("", "/own.pem"):
+    for own in ("", certifi.where()):
         environment = os.environ | {"SSL_CERT_FILE": own}
         moves = subprocess.run([PYTHON, "-c", MOVES], env=environment, capture_output=True, text=True, check=True)
         assert moves.stdout.split() == ["/lab.pem", "/lab.pem", own or "None"]
