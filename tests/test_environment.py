@@ -105,6 +105,7 @@ def test_a_socket_that_is_gone_is_repaired(copied_lab: Path) -> None:
     assert answer(run(FLOW, *QUERIES))["completed"] == 2
 
 
+@pytest.mark.long
 def test_a_postgresql_that_stands_still_is_not_ended(copied_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = lab.up().pids["postgres"]
     monkeypatch.setattr("flows.lab.postgres.PATIENCE", 1)
@@ -117,12 +118,14 @@ def test_a_postgresql_that_stands_still_is_not_ended(copied_lab: Path, monkeypat
     assert lab.up().pids["postgres"] == pid
 
 
+@pytest.mark.long
 def test_a_lab_without_its_own_notes_is_not_started_twice(copied_lab: Path) -> None:
     pid = lab.up().pids["postgres"]
     (copied_lab / "lab.json").unlink()
     assert lab.up().pids["postgres"] == pid
 
 
+@pytest.mark.long
 def test_a_user_s_own_program_in_the_lab_s_folders_is_left_alone(copied_lab: Path) -> None:
     lab.up()
     editors = [
@@ -151,6 +154,7 @@ class Always200(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+@pytest.mark.long
 def test_another_program_on_the_port_is_not_taken_for_the_lab_s_server(copied_lab: Path) -> None:
     port = free_port()
     state.write(copied_lab, {"api_url": f"http://127.0.0.1:{port}/api"})
@@ -166,6 +170,7 @@ def test_another_program_on_the_port_is_not_taken_for_the_lab_s_server(copied_la
     assert f":{port}/" not in answer(subprocess.CompletedProcess("", 0, out, err))["api_url"]
 
 
+@pytest.mark.long
 def test_a_database_of_a_newer_prefect_is_said(copied_lab: Path) -> None:
     database = lab.up().database
     kill("prefect")
