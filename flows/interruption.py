@@ -58,7 +58,6 @@ def interruptible(
 ) -> Generator[None]:
     """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
-    notes.note(staging, "owner", task_runs=list(task_runs.values()))
     moved, lost, told = time.time(), set[str](), set[str]()
 
     def stop(reason: str) -> None:
@@ -90,6 +89,7 @@ def interruptible(
     heeded = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]  # as by nohup
     before = {number: signal.signal(number, at_signal) for number in heeded}
     try:
+        notes.note(staging, "owner", task_runs=list(task_runs.values()))
         with _repeating(1, look):
             yield
     finally:

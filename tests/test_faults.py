@@ -161,7 +161,7 @@ def test_a_mart_that_cannot_be_loaded_keeps_its_old_tables(shared_lab: str, full
     try:
         done = run(FLOW, "--queries", "busiest_clerks", "--json")
         assert done.returncode == 1 and answer(done)["state"] == "Failed"
-        assert "The run failed" in done.stderr and "is of type View" in done.stderr and "Traceback" not in done.stderr
+        assert "Failed: " in done.stderr and "is of type View" in done.stderr and "Traceback" not in done.stderr
         assert staging() == [] and slots() == 0
     finally:
         with duckdb.connect(str(mart.path())) as connection:

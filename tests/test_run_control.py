@@ -123,11 +123,15 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str)
     with psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")
         stopped, run_id = in_the_middle()
+        # The server hears of a task run a moment after it gave it a slot.
+        eventually(lambda: {holder["flow_run_id"] for holder in limits.read().holders} == {run_id})
         stopped.send_signal(signal.SIGSTOP)
         other = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation")
-        eventually(lambda: run_id not in {holder["flow_run_id"] for holder in limits.read().holders}, 150)
-        eventually(lambda: slots() == 2, 60)
-        stopped.send_signal(signal.SIGCONT)
+        try:
+            eventually(lambda: run_id not in {holder["flow_run_id"] for holder in limits.read().holders}, 150)
+            eventually(lambda: slots() == 2)
+        finally:
+            stopped.send_signal(signal.SIGCONT)
         out, err = stopped.communicate(timeout=100)
     assert json.loads(out)["state"] == "Cancelled"
     assert "Others got the slots of this run while it stood still" in err
