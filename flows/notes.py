@@ -60,8 +60,8 @@ def standing_still(own: Path) -> dict[str, str]:
     still = {}
     for folder in set(_folders()) - {own}:
         with contextlib.suppress(FileNotFoundError):  # it just ended
-            seconds, queries = time.time() - (folder / "owner.json").stat().st_mtime, unfinished(folder)
-            if seconds > STILL and queries and files.held(folder / "owner.lock"):
+            seconds = time.time() - (folder / "owner.json").stat().st_mtime
+            if seconds > STILL and (queries := unfinished(folder)) and files.held(folder / "owner.lock"):
                 pid, holds = noted(folder, "owner").get("pid"), f"{len(queries)} connections to the database"
                 what = f"The run {folder.name} has stood still for {seconds:.0f} s, with {holds}"
                 still[folder.name] = f"{what}. Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid})."

@@ -1,6 +1,7 @@
 """The user's variables that steer clients past what the kit tells them: proxies, and PostgreSQL's own."""
 
 import contextlib
+import functools
 import ipaddress
 import os
 import urllib.request
@@ -41,6 +42,7 @@ def proxy(url: str) -> str | None:
     return named[0] if named and not urllib.request.proxy_bypass(address.host) else None
 
 
+@functools.cache  # it is asked before each request
 def _flaw(proxy: str | None) -> str | None:
     """Return why httpx cannot use `proxy`, and so Prefect's client cannot; None if it can, or is not set."""
     try:

@@ -104,9 +104,8 @@ def _client(*_: object) -> tuple[httpx.AsyncClient, asyncio.AbstractEventLoop]:
     """Return connections for a process and what `credentials.trust` reads; and their loop, which runs in a thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="flows.rest", daemon=True).start()
-    limits = httpx.Limits(
-        keepalive_expiry=4
-    )  # after 5 s the server drops it, perhaps as the next request is on its way
+    # A server drops a connection that is idle for 5 seconds, perhaps just as the next request is on its way.
+    limits = httpx.Limits(keepalive_expiry=4)
     return httpx.AsyncClient(verify=credentials.trust(), limits=limits), loop
 
 
