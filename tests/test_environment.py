@@ -4,6 +4,7 @@ import http.server
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -109,12 +110,12 @@ def test_a_socket_that_is_gone_is_repaired(copied_lab: Path) -> None:
 def test_a_postgresql_that_stands_still_is_not_ended(copied_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = lab.up().pids["postgres"]
     monkeypatch.setattr("flows.lab.postgres.PATIENCE", 1)
-    os.kill(pid, 19)  # SIGSTOP
+    os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(settings.CannotRun, match=rf"process {pid}\) stands still.*kill -CONT {pid}"):
             lab.up()
     finally:
-        os.kill(pid, 18)  # SIGCONT
+        os.kill(pid, signal.SIGCONT)
     assert lab.up().pids["postgres"] == pid
 
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import httpx
 import psycopg
 import pytest
-from support.commands import FLOW, answer, refused, run, start
+from support.commands import FLOW, answer, prefect, refused, run, start
 from support.labs import slots
 from support.waiting import eventually
 
@@ -293,17 +294,7 @@ def test_a_server_that_hangs_is_said(new_lab: Path) -> None:
 
 @pytest.mark.long
 def test_the_flow_is_deployed_as_typed_and_run_by_a_worker(shared_lab: str, tmp_path: Path) -> None:
-    prefect = str(Path(sys.executable).with_name("prefect"))
-    environment = os.environ | {"PREFECT_API_URL": shared_lab, "PREFECT_HOME": str(tmp_path), "COLUMNS": "200"}
-
-    def cli(*words: str) -> str:
-        done = subprocess.run(
-            [prefect, *words], cwd=settings.PROJECT, env=environment | {"PWD": str(settings.PROJECT)},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    cli = partial(prefect, PREFECT_API_URL=shared_lab, PREFECT_HOME=str(tmp_path), COLUMNS="200")
     cli("deploy", "flows/prefect_flow.py:main_etl")
     deployment = httpx.get(f"{shared_lab}/deployments/name/main_etl/main_etl").json()
     assert deployment["pull_steps"][0]["prefect.deployments.steps.set_working_directory"] == {

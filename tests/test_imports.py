@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import FLOW, LAB, LIMIT, answer, refused, run
+from support.commands import FLOW, LAB, LIMIT, answer, prefect, refused, run
 
 from flows import limits, settings, warehouse
 from flows.api import endpoints, rest
@@ -167,21 +167,11 @@ def test_without_the_lab_s_packages_the_monitor_and_the_explorer_open(named: str
 
 @pytest.mark.long
 def test_without_the_lab_s_packages_a_worker_runs_the_main_job(named: str, without_lab: Path) -> None:
-    environment = os.environ | {"PWD": str(settings.PROJECT)}
-
-    def prefect(*words: str) -> None:
-        command = [without_lab.with_name("prefect"), *words]
-        done = subprocess.run(
-            command, cwd=settings.PROJECT, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    prefect("deploy", "flows/prefect_flow.py:main_etl")
+    prefect("deploy", "flows/prefect_flow.py:main_etl", python=without_lab)
     deployment = rest.call("GET", "deployments/name/main_etl/main_etl")["id"]
     parameters = {"queries": QUERIES}
     created = rest.call("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
-    prefect("worker", "start", "--pool", "flows", "--run-once")
+    prefect("worker", "start", "--pool", "flows", "--run-once", python=without_lab)
     assert rest.send(endpoints.flow_run(created))["state_name"] == "Completed"
     assert limits.read().active_slots == 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import certifi
 import psycopg
 import pytest
-from support.commands import FLOW, LAB, LIMIT, answer, run, start
+from support.commands import FLOW, LAB, LIMIT, answer, prefect, run, start
 from support.servers import forget_servers
 from support.waiting import eventually
 
@@ -119,17 +119,7 @@ def test_after_kill_9_the_next_run_frees_its_slots(kind: limits.Kind, url: str) 
 
 
 def test_it_is_deployed_as_typed_and_run_by_a_worker(url: str, tmp_path: Path) -> None:
-    environment = os.environ | {"PREFECT_HOME": str(tmp_path), "COLUMNS": "200", "PWD": str(settings.PROJECT)}
-
-    def cli(*words: str) -> str:
-        command = [str(PYTHON.with_name("prefect")), *words]
-        ended = subprocess.run(
-            command, cwd=settings.PROJECT, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
-
+    cli = functools.partial(prefect, python=PYTHON, PREFECT_HOME=str(tmp_path), COLUMNS="200")
     cli("deploy", "flows/prefect_flow.py:main_etl")
     deployment = rest.call("GET", "deployments/name/main_etl/main_etl")
     parameters = {"queries": QUICK.split(",")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from support.commands import FLOW, answer, run, start
+from support.commands import FLOW, answer, prefect, run, start, start_prefect
 from support.labs import slots
 from support.runs import in_the_middle, staging, tables
 from support.waiting import eventually
@@ -82,35 +82,29 @@ def test_a_killed_run_that_is_tried_again_is_not_taken_for_a_dead_one(shared_lab
     """Its second attempt finds what the first one left, and so does a run beside it. Its state stays its own."""
     queries = ["lines_per_order", "margin_by_brand", "returns_by_nation", "supplier_concentration"]  # of lineitem
 
-    def prefect(*words: str) -> subprocess.Popen[bytes]:
-        command = [Path(sys.executable).with_name("prefect"), *words]
-        environment = os.environ | {"PWD": str(settings.PROJECT), "PREFECT_HOME": str(tmp_path)}
-        return subprocess.Popen(
-            command, cwd=settings.PROJECT, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-
-    assert prefect("deploy", "flows/prefect_flow.py:main_etl").wait(100) == 0
+    worker = ("worker", "start", "--pool", "flows", "--run-once")
+    prefect("deploy", "flows/prefect_flow.py:main_etl", PREFECT_HOME=str(tmp_path))
     deployment = rest.call("GET", "deployments/name/main_etl/main_etl")["id"]
     run_id = rest.send(endpoints.create_flow_run(deployment, {"queries": queries}))["id"]
     with psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")
-        first = prefect("worker", "start", "--pool", "flows", "--run-once")
+        first = start_prefect(*worker, PREFECT_HOME=str(tmp_path))
         eventually(lambda: slots() == 3 and len(staging()) == 1, 60)
         os.kill(json.loads((staging()[0] / "owner.json").read_text())["pid"], signal.SIGKILL)
-        first.wait(100)
+        first.communicate(timeout=100)
     assert len(staging()) == 1, "the first attempt's folder is there"
     set_state(run_id, "SCHEDULED", "AwaitingRetry")
     with psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")
-        second = prefect("worker", "start", "--pool", "flows", "--run-once")
+        second = start_prefect(*worker, PREFECT_HOME=str(tmp_path))
         eventually(lambda: rest.send(endpoints.flow_run(run_id))["state_name"] in ("Running", "Retrying"), 60)
         eventually(lambda: len(staging()) == 1 and slots() == 3, 60)
         beside = start(FLOW, "--json", "--queries", "customers_without_orders")
         eventually(lambda: len(staging()) == 2, 60)
         state = rest.send(endpoints.flow_run(run_id))
         assert state["state_type"] == "RUNNING", state["state"]
-    assert second.wait(100) == 0
+    second.communicate(timeout=100)
+    assert second.returncode == 0
     out, err = beside.communicate(timeout=100)
     assert answer(subprocess.CompletedProcess("", 0, out, err))["completed"] == 1
     assert rest.send(endpoints.flow_run(run_id))["state_name"] == "Completed"

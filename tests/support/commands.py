@@ -1,4 +1,4 @@
-"""The kit's commands, run as a user runs them, and what they print."""
+"""The kit's commands and Prefect's, run as a user runs them, and what they print."""
 
 import json
 import os
@@ -36,6 +36,31 @@ def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedPr
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start_prefect(*words: str, python: Path | str = sys.executable, **variables: str) -> subprocess.Popen[str]:
+    """Start Prefect's own command, of the environment of `python`, in the project's folder."""
+    return subprocess.Popen(
+        [str(Path(python).with_name("prefect")), *words],
+        cwd=settings.PROJECT,
+        env=os.environ | {"PWD": str(settings.PROJECT)} | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def prefect(*words: str, **options: Any) -> str:
+    """Run Prefect's own command, with options as for `start_prefect`, to its end; return what it printed."""
+    process = start_prefect(*words, **options)
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 0, out + err
+    return out
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict:
