@@ -58,7 +58,7 @@ def interruptible(
 ) -> Generator[None]:
     """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
-    moved, lost, told = time.time(), set[str](), set[str]()
+    moved, lost, reported = time.time(), set[str](), set[str]()
 
     def stop(reason: str) -> None:
         files.replace(staging / "interrupted", reason)
@@ -76,9 +76,9 @@ def interruptible(
         still, moved = time.time() - moved, time.time()
         notes.note(staging, "owner")  # a sign of life
         for run, sentence in notes.standing_still(staging).items():
-            if run not in told:
+            if run not in reported:
                 _say(sentence)
-            told.add(run)
+            reported.add(run)
         running = {task_runs[query] for query in notes.unfinished(staging)}
         lost = running if still > LEASE and limit_by == "tag" else lost & running
         with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
@@ -139,7 +139,7 @@ def _reason(flow_run_id: str, lost: set[str]) -> str | None:
     if flow_run is None:
         return DELETED
     if flow_run["state_type"] in ("CANCELLING", "CANCELLED"):
-        if not versions.is_3(versions.here()):  # where no task of such a run may begin, not even the one that cleans up
+        if not versions.is_3(versions.here()):  # there no task of such a run may begin, also not the one that cleans up
             rest.send(endpoints.set_state(flow_run_id, "RUNNING", "Running", force=True))
         return "Cancelled on the server"
     limit = limits.read() if lost else None

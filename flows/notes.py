@@ -56,7 +56,7 @@ def abandoned() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def standing_still(own: Path) -> dict[str, str]:
-    """Return a sentence for each run, by its id, whose process lives but has not moved for a while; `own` asks."""
+    """Return a sentence for each run, by its id, whose process exists but has not moved for a while; `own` asks."""
     still = {}
     for folder in set(_folders()) - {own}:
         with contextlib.suppress(FileNotFoundError):  # it just ended
@@ -92,8 +92,8 @@ def noted(staging: Path, of: str) -> dict[str, Any]:
 
 def unfinished(staging: Path) -> list[str]:
     """Return the queries that have begun and not ended."""
-    known = {file.stem: noted(staging, file.stem) for file in staging.glob("*.json")}
-    return [query for query, facts in known.items() if facts.get("started") and not facts.get("ended")]
+    all_notes = {file.stem: noted(staging, file.stem) for file in staging.glob("*.json")}
+    return [query for query, facts in all_notes.items() if facts.get("started") and not facts.get("ended")]
 
 
 def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -112,6 +112,6 @@ def _folders() -> list[Path]:
 
 
 def _server() -> str:
-    """Return what tells the server in use from others: its address, which the lab's own may change."""
+    """Return what distinguishes the server in use from others: its address, which the lab's own may change."""
     url = server.attach()
     return "the lab" if server.is_lab(url) else url

@@ -32,7 +32,7 @@ class Record:
 
 
 def file() -> Path:
-    """Return the file with the record of this kernel's lesson; the kernel holds the lock on it while it lives."""
+    """Return the file with the record of this kernel's lesson; the kernel holds the lock on it while it runs."""
     folder = settings.read().flows_lab_dir / "lessons"
     folder.mkdir(exist_ok=True)
     return folder / f"{_KERNEL}.json"
@@ -94,7 +94,7 @@ def _running() -> Iterator[Record]:
 
 
 def _runs_elsewhere(path: Path) -> bool:
-    """Return whether the record in the file `path` is of a kernel that lives, and not of this one."""
+    """Return whether the record in the file `path` is of another kernel that is still running."""
     return path != file() and files.held(path.with_suffix(".lock"))
 
 

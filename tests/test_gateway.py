@@ -314,7 +314,7 @@ def test_the_key_stops_at_the_gateway(tmp_path: Path) -> None:
         upstream.shutdown()
         upstream.server_close()
         place.unlink()
-    assert not processes.lives(tmp_path / "gateway")
+    assert not processes.alive(tmp_path / "gateway")
     assert "secret-of-ana" not in (tmp_path / "log").read_text()
 
 

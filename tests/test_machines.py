@@ -34,8 +34,8 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 def test_a_disk_that_refuses_locks_is_named(new_lab: Path, program: str, error: int) -> None:
     command = [sys.executable, "-c", WITHOUT_LOCKS, str(error), program, *(["up"] if program == LAB else [])]
     done = subprocess.run(command, cwd=settings.PROJECT, capture_output=True, text=True, check=False, timeout=60)
-    said = refused(done)
-    assert str(new_lab) in said and "refuses to lock files" in said and "FLOWS_LAB_DIR" in said
+    line = refused(done)
+    assert str(new_lab) in line and "refuses to lock files" in line and "FLOWS_LAB_DIR" in line
     assert list(new_lab.iterdir()) == []
 
 

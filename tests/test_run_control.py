@@ -60,8 +60,8 @@ def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: 
     assert 0 < report["failed"] <= 20 and report["peak_concurrency"] <= 3
     assert staging() == [] and slots() == 0
     assert tables() == full_mart, "the tables of what had not ended are the old ones"
-    known = httpx.get(f"{shared_lab}/flow_runs/{run_id}")
-    assert known.status_code == 404 if how == "deleted" else known.json()["state_name"] == "Cancelled"
+    shown = httpx.get(f"{shared_lab}/flow_runs/{run_id}")
+    assert shown.status_code == 404 if how == "deleted" else shown.json()["state_name"] == "Cancelled"
     began = time.monotonic()
     assert answer(run(FLOW, "--json"))["completed"] == 20, "the next run works"
     assert took < time.monotonic() - began, "stopping takes less than a whole run"

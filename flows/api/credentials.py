@@ -159,7 +159,7 @@ def use(
             os.environ[name] = value
         else:
             os.environ.pop(name, None)
-    if url.startswith("http:") and not certificate:  # it may also stand in .env or in the profile
+    if url.startswith("http:") and not certificate:  # it may also be set in .env or in the profile
         os.environ["PREFECT_API_SSL_CERT_FILE"] = ""
     _refresh_prefect()
 

@@ -1,4 +1,4 @@
-"""The user's variables that steer clients past what the kit tells them: proxies, and PostgreSQL's own."""
+"""The user's variables that override what the kit sets for clients: proxies, and PostgreSQL's own."""
 
 import contextlib
 import functools

@@ -64,18 +64,18 @@ def refusal(url: str, response: httpx.Response) -> CannotRun:
     if response.is_redirect:
         return CannotRun(_redirected(httpx.URL(url), response.headers.get("Location", "")))
     reason = _reason(response)
-    said = f"{status}: {reason}" if reason else f"{status}"
-    answers = f"{url} answers {said}."
+    outcome = f"{status}: {reason}" if reason else f"{status}"
+    answers = f"{url} answers {outcome}."
     if status == 403 and "CSRF" in reason:
         why = "The server requires a CSRF token, which its own web pages have and this client does not."
         next_step = "Start it with PREFECT_SERVER_CSRF_PROTECTION_ENABLED=false."
         return Refused(f"{answers} {why} {next_step} Your credentials are not the problem.")
     if status == 401:
         next_step = "Run python scripts/test_prefect_auth.py: it shows which ones are in use, and why they fail."
-        return Refused(f"{url} refuses the credentials ({said}). {next_step}")
+        return Refused(f"{url} refuses the credentials ({outcome}). {next_step}")
     if status == 403:
         next_step = "Ask the server's administrator for the right to use the API."
-        return Refused(f"{url} accepts the credentials, but they do not allow this ({said}). {next_step}")
+        return Refused(f"{url} accepts the credentials, but they do not allow this ({outcome}). {next_step}")
     if status in (502, 503, 504):
         unavailable = "The Prefect server behind this address, or its database, is not available."
         return CannotRun(f"{answers} {unavailable} Start the server, or look at its log.")

@@ -71,7 +71,7 @@ def gather(requests: Sequence[Request]) -> list[Any]:
 
 
 def page() -> int:
-    """Return how many rows the server gives at once: PAGE, or as few as it has said when it was asked for that."""
+    """Return how many rows the server gives at once: PAGE, or the lower number that it has reported."""
     return _fewer.get(os.environ.get("PREFECT_API_URL", ""), PAGE)
 
 
@@ -90,7 +90,7 @@ def rows(request: Request, at_most: int | None = None, *, start: int = 0) -> lis
         size = page()
         offsets = range(offset, offset + together * size, size)
         pages = gather([request._replace(body=body | {"limit": PAGE, "offset": each}) for each in offsets])
-        if page() < size:  # as the server has just said: these pages are not next to each other
+        if page() < size:  # as the server has just reported: these pages are not next to each other
             continue
         by_id.update({row["id"]: row for one in pages for row in one})
         if len(pages[-1]) < size:

@@ -38,10 +38,10 @@ def use() -> str:
 
 def attach() -> str:
     """Return the API address as `use` does, but start nothing: CannotRun if no server is named and the lab is down."""
-    known = settings.read()
-    if url := _of_user(known):
+    variables = settings.read()
+    if url := _of_user(variables):
         check_address(url)
-        chosen = known.prefect_api_key, known.prefect_api_auth_string, known.prefect_api_ssl_cert_file
+        chosen = variables.prefect_api_key, variables.prefect_api_auth_string, variables.prefect_api_ssl_cert_file
     else:
         lab = read_lab()
         if (url := lab.get("api_url")) is None:
@@ -49,7 +49,7 @@ def attach() -> str:
             raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
         os.environ[OF_LAB] = url
         chosen = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file")), lab.get("certificate")
-    environment.prepare(url, own_database=known.warehouse_url is None)
+    environment.prepare(url, own_database=variables.warehouse_url is None)
     credentials.use(url, *chosen)
     return url
 
@@ -117,9 +117,9 @@ def check_prefect(url: str) -> None:
         raise CannotRun(f"{differ}; that server cannot run its flows. {next_step}")
 
 
-def _of_user(known: settings.Settings) -> str | None:
+def _of_user(variables: settings.Settings) -> str | None:
     """Return the address of the server that the user named, or None: then the lab's is meant."""
-    return None if known.prefect_api_url == os.environ.get(OF_LAB) else known.prefect_api_url
+    return None if variables.prefect_api_url == os.environ.get(OF_LAB) else variables.prefect_api_url
 
 
 def _secret(file: str | None, prefix: str = "") -> SecretStr | None:

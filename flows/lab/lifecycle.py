@@ -82,7 +82,7 @@ def status() -> Lab:
     """Return what runs now. Starts nothing, and waits for no other process."""
     folder, facts = settings.read().flows_lab_dir, state.read()
     started, version, database = facts.get("pids", {}), facts.get("prefect_version"), None
-    pids = {name: pid for name, pid in started.items() if processes.lives(folder / name)}
+    pids = {name: pid for name, pid in started.items() if processes.alive(folder / name)}
     if version and "postgres" in pids:
         database = postgres.url(folder / "postgres", prefect_server.database_name(version))
     if "prefect" in pids and pids.keys() == started.keys():

@@ -56,7 +56,7 @@ def url(data: Path, database: str, role: str = "postgres") -> str:
 def running(data: Path) -> int | None:
     """Return the process id of the server on the folder `data`; None if none runs, or none that anybody can reach.
 
-    Raises CannotRun if it lives where nothing can be said about it, or stands still: its data must not be touched.
+    Raises CannotRun if it runs but cannot be seen or reached from here, or was stopped: its data must not be touched.
     """
     processes.check_seen(data, ANY)
     servers = processes.working_in(data, SERVER)  # without what is left of one that crashed

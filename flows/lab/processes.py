@@ -1,7 +1,7 @@
 """Processes that outlive the program that started them: start, recognise and stop them.
 
-Each of them works in a folder of its own, and it and its children hold a lock on the file `FOLDER.lock`. That tells
-whether one of them lives also after a step of the clock, in another container, or as another user.
+Each of them works in a folder of its own, and it and its children hold a lock on the file `FOLDER.lock`. The
+lock shows whether one of them runs, also after a step of the clock, in another container, or as another user.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from flows.settings import CannotRun
 
 SECONDS = 120  # how long a server may take to start
 Probe = Callable[[], bool]  # whether a server answers
-# All that the lab's servers are told of the user's environment, beside LC_… and FLOWS_…: other variables would steer
+# All that the lab's servers get of the user's environment, beside LC_… and FLOWS_…: other variables would configure
 # PostgreSQL (PG…), Prefect (PREFECT_…), uvicorn (WEB_CONCURRENCY), httpx (proxies, certificates) and Python.
 KEPT = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
 KEPT |= {"PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"}
@@ -64,14 +64,14 @@ def environment(chosen: dict[str, str]) -> dict[str, str]:
     return kept | chosen
 
 
-def lives(folder: Path) -> bool:
-    """Return whether a process that was started in `folder` lives, or a child of it, wherever it runs."""
+def alive(folder: Path) -> bool:
+    """Return whether a process that was started in `folder` runs, or a child of it, here or elsewhere."""
     return files.held(folder.with_suffix(".lock"))
 
 
 def check_seen(folder: Path, command: str) -> None:
-    """Raise CannotRun if a process that was started in `folder` lives, but none is seen (`working_in`) from here."""
-    if lives(folder) and not working_in(folder, command):
+    """Raise CannotRun if a process that was started in `folder` runs, but none is seen (`working_in`) from here."""
+    if alive(folder) and not working_in(folder, command):
         raise CannotRun(
             f"The lab's {folder.name} in {folder.parent} runs in another container, or as another user. Use the lab"
             " there, stop it there (python scripts/lab.py down), or set FLOWS_LAB_DIR to have another lab here."
