@@ -53,14 +53,13 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
 
 
 @contextlib.contextmanager
-def interruptible(
-    staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: limits.Kind
-) -> Generator[None]:
+def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: str) -> Generator[None]:
     """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
     moved, lost, reported = time.time(), set[str](), set[str]()
 
     def stop(reason: str) -> None:
+        versions.send_task_runs(reason != DELETED)
         files.replace(staging / "interrupted", reason)
         _say(f"{reason}: cancelling what runs.")
         if limit_by == "tag":  # a task that waits for a global limit does so in its own code

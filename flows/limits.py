@@ -97,8 +97,7 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
     Tasks that still run continue without one. Raises CannotRun if the tag has no limit, or if slots stay taken.
     """
     if read(tag, kind) is None:
-        nothing = f"{NAMES[kind]} {tag!r} has no limit, so it has no slots to free."
-        raise CannotRun(f"{nothing} Leave out --reset to create one.")
+        raise CannotRun(f"{NAMES[kind]} {tag!r} has no limit, so it has no slots. Leave out --reset to create one.")
     if kind == "tag":
         rest.send(endpoints.reset_limit(tag))
     if rest.send(endpoints.counter(_counter_name(tag, kind))) is not None:
@@ -114,8 +113,8 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
 def end(task_run_id: str, message: str) -> None:
     """End a task run whose process is gone, and so free its slots, but no others.
 
-    It becomes Crashed, or its own final state is set once more: either version of the server then frees its slots. Does
-    nothing if the server does not know the task run. Endpoints: GET /task_runs/{id}, and POST …/set_state.
+    It becomes Crashed, or its own final state is set once more: either version of the server then frees its slots.
+    Endpoints: GET /task_runs/{id}, and POST …/set_state. Does nothing if there is no such task run.
     """
     task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
     state = ("CRASHED", "Crashed", message)

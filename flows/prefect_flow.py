@@ -96,6 +96,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
         finally:
             cleanup(staging)
             notes.record(run, rows)
+            versions.send_task_runs(True)
     if interrupted:
         return Cancelled(message=f"{interrupted}. The mart keeps the tables of the queries that had not ended.")
     report.raise_for_failures(rows)

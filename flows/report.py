@@ -112,5 +112,5 @@ def show(report: Mapping[str, Any], file: TextIO) -> None:
     queries = f"{report['completed']} of {report['queries']} queries"
     peak = f"peak concurrency {report['peak_concurrency']} (limit {report['limit'] or 'none'})"
     times = f"wall {report['wall_seconds']:.1f} s, ideal {report['ideal_seconds']:.1f} s"
-    places = [f"Mart: {report['mart']}", f"Run:  {report['flow_run_id']} on {report['api_url']}"]
-    print(*errors, f"{report['state']}: {queries}, {peak}, {times}", *places, sep="\n", file=file)
+    print(*errors, f"{report['state']}: {queries}, {peak}, {times}", f"Mart: {report['mart']}", sep="\n", file=file)
+    print(f"Run:  {report['flow_run_id']} on {report['api_url']}", file=file)

@@ -62,12 +62,16 @@ def slot(limit: str) -> contextlib.AbstractContextManager[None]:
     return (functools.partial(concurrency, lease_duration=60) if is_3(here()) else concurrency)(limit, occupy=1)
 
 
-def capped(workers: int) -> Any:
-    """Return a task runner that starts `workers` tasks at a time, or None in Prefect 2, which has none."""
-    from prefect import task_runners
+def send_task_runs(sent: bool) -> None:
+    """Choose whether this process sends the server the states of its task runs, as it does until told otherwise.
 
-    runner = getattr(task_runners, "ThreadPoolTaskRunner", None)
-    return runner(max_workers=workers) if runner else None
+    Prefect 3.9 cannot store those of a deleted flow run, and tries again for minutes before it stores other runs'.
+    """
+    if is_3(here()):
+        from prefect.events.clients import NullEventsClient
+        from prefect.events.worker import EventsWorker
+
+        EventsWorker.set_client_override(None if sent else NullEventsClient)
 
 
 # Private names of Prefect from here on, each with a reason; tests of the main job fail if a new Prefect moves one.

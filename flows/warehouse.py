@@ -26,12 +26,11 @@ def names() -> list[str]:
 
 def choose(wanted: list[str] | None) -> list[str]:
     """Return the queries that `wanted` names, or all if it is None. Raises CannotRun for a name that does not exist."""
-    queries = names()
     for name in wanted or []:
-        if name not in queries:
+        if name not in (queries := names()):
             near = difflib.get_close_matches(name, queries, 1) or queries
             raise CannotRun(f"There is no query {name!r}. Did you mean {near[0]}? They are the files in {QUERIES}.")
-    return queries if wanted is None else list(dict.fromkeys(wanted))
+    return names() if wanted is None else list(dict.fromkeys(wanted))
 
 
 def query(name: str) -> str:

@@ -48,7 +48,8 @@ def _stop_timers(_result: object) -> None:
 
 
 def _interrupt() -> None:
-    print(f"This cell was interrupted because it ran longer than {LONGEST} s. {full_limits()}", flush=True)
+    sentence = f"This cell was interrupted because it ran longer than {LONGEST} s. {full_limits()}"
     main = threading.main_thread().ident
-    if main is not None:
+    if main is not None and threading.current_thread() in _timers:  # else it has ended meanwhile
+        print(sentence, flush=True)
         signal.pthread_kill(main, signal.SIGINT)

@@ -104,6 +104,14 @@ def wait_for(happens: Callable[[], object], what: str, seconds: float = 60) -> N
         time.sleep(0.1)
 
 
+def capped(workers: int) -> Any:
+    """Return a task runner that starts `workers` tasks at a time, or None in Prefect 2, which has none."""
+    from prefect import task_runners
+
+    runner = getattr(task_runners, "ThreadPoolTaskRunner", None)
+    return runner(max_workers=workers) if runner else None
+
+
 def finished(flow_run_id: object, tasks: int = 1, seconds: float = 30) -> pages.Run:
     """Return a flow run as the server knows it, once it and at least `tasks` task runs have ended there too.
 

@@ -8,6 +8,7 @@ The tasks sleep, so that what is measured is the waiting and not the work.
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,7 @@ from flows import cli, limits, report, versions
 from flows.api import endpoints, rest, server
 
 with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
-    from prefect import flow, task
+    from prefect import flow, task, task_runners
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are removed afterwards
 Span = tuple[float, float]
@@ -69,8 +70,9 @@ def global_limit(tasks: int, seconds: float, limit: int) -> list[Span]:
 
 def task_runner_cap(tasks: int, seconds: float, limit: int) -> list[Span]:
     """Use a cap of the flow's own thread pool, which no other process shares. Prefect 2 has none."""
+    runner: Any = task_runners.ThreadPoolTaskRunner(max_workers=limit)
 
-    @flow(name="bench task runner", task_runner=versions.capped(limit))
+    @flow(name="bench task runner", task_runner=runner)
     def run() -> list[Span]:
         return [future.result() for future in [plain.submit(seconds) for _ in range(tasks)]]
 
@@ -92,7 +94,7 @@ def measure(tasks: int, seconds: float, limit: int) -> dict:
     _remove_limits()  # a benchmark that was interrupted may have left them
     limits.ensure(NAME, limit)
     limits.ensure(NAME, limit, "global")
-    if versions.capped(limit) is None:
+    if not versions.is_3(versions.here()):
         engines.pop("task runner cap")
     try:
         rows = []

@@ -22,7 +22,7 @@ from support.servers import VARIABLES, forget_servers
 from xdist.scheduler import LoadScopeScheduling
 
 from flows import files, lab, limits, mart, settings, warehouse
-from flows.api import server
+from flows.api import endpoints, rest, server
 
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
 TOGETHER = {
@@ -125,7 +125,7 @@ def shared_folder(template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Yield the API address of a lab that tests share; each finds the limit 3 and all slots free."""
+    """Yield the API address of a lab that tests share; each finds the limit 3, all slots free, and nothing running."""
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
     url = server.use()
@@ -136,6 +136,10 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("PREFECT_API_URL", url)
     if slots():
         limits.reset()
+    unfinished = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
+    left = {run["id"] for run in rest.rows(endpoints.flow_runs(state=unfinished, future=True))}
+    left |= {run["flow_run_id"] for run in rest.rows(endpoints.task_runs(state=unfinished))}
+    rest.gather([endpoints.delete("flow_runs", run) for run in left])
 
 
 @pytest.fixture

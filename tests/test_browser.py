@@ -279,7 +279,7 @@ def test_a_holder_leads_to_its_run(shared_lab: str, serve, page: Page) -> None:
     page.goto(serve("main.py") + "/limits")
     box = page.locator(".st-key-limit-database", has_text="1 of 3 slots taken, 1 held")
     expect(box).to_contain_text("in its slot · Running")
-    page.goto(f"{serve('main.py')}{box.get_by_role('link', name='its run').get_attribute('href')}")
+    page.goto(urljoin(page.url, box.get_by_role("link", name="its run").get_attribute("href")))
     expect(page.get_by_role("heading", name="has a slot · Running")).to_be_visible()
 
 

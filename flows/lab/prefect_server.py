@@ -22,6 +22,8 @@ FIRST_PORT = 4200
 SETTINGS = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.1",
+    # An event that cannot be stored is tried six times, with this pause; those of other runs wait meanwhile.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.

@@ -88,7 +88,7 @@ MISTAKES = {
         "if False:\n        return Sent", "KeyError: 'Authorization'",
     ),
     "the kit revokes nothing": Mistake(
-        "01_auth", "lab/keys.py", "if holder != name}", "}", "a revoked key was let in"
+        "01_auth", "lab/keys.py", "keys.pop(name, None)", "keys.get(name)", "a revoked key was let in"
     ),
 }  # fmt: skip
 
