@@ -110,19 +110,6 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
     return after
 
 
-def end(task_run_id: str, message: str) -> None:
-    """End a task run whose process is gone, and so free its slots, but no others.
-
-    It becomes Crashed, or its own final state is set once more: either version of the server then frees its slots.
-    Endpoints: GET /task_runs/{id}, and POST …/set_state. Does nothing if there is no such task run.
-    """
-    task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
-    state = ("CRASHED", "Crashed", message)
-    if task_run and task_run["state_type"] in endpoints.FINAL:
-        state = (task_run["state"][key] for key in ("type", "name", "message"))
-    rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs")._replace(missing_ok=True))
-
-
 def _counter_name(tag: str, kind: Kind, but_not: str = "/") -> str:
     """Return the name of the counter. Raises CannotRun for a tag that cannot be in a path, or has one of `but_not`."""
     if tag in ("", ".", "..") or re.search(rf"[\n\ud800-\udfff{but_not}]", tag):

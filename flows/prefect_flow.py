@@ -128,7 +128,8 @@ def main() -> int:
     cli.quiet_prefect()  # the table says it, and the server has the logs
     called = time.time()
     try:
-        state = main_etl(chosen.queries, chosen.scale, chosen.limit_by, return_state=True)
+        with versions.no_heartbeats():  # a worker needs them to notice that a run has died; a user sees it
+            state = main_etl(chosen.queries, chosen.scale, chosen.limit_by, return_state=True)
     except ObjectNotFound as error:
         state = interruption.deleted(error)
     except httpx.HTTPError as error:

@@ -74,6 +74,13 @@ def send_task_runs(sent: bool) -> None:
         EventsWorker.set_client_override(None if sent else NullEventsClient)
 
 
+def no_heartbeats() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which flow runs send no heartbeats. With them, the end of each run waits up to a second."""
+    from prefect.settings import temporary_settings
+
+    return temporary_settings({"flows.heartbeat_frequency": None} if is_3(here()) else {})
+
+
 # Private names of Prefect from here on, each with a reason; tests of the main job fail if a new Prefect moves one.
 def states(futures: Sequence[Any]) -> list[concurrent.futures.Future[Any]]:
     """Return for each task run a future of Python's own, which gives the state in which it ends."""

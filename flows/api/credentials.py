@@ -18,6 +18,9 @@ from flows.settings import CannotRun, Refused
 
 CLOUD = "https://api.prefect.cloud/"
 KEY, AUTH_STRING, HEADERS = "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS"
+# One certificate, named for http, which needs none: Prefect reads them for each new client, and a task makes several.
+# With certifi's 140 that takes 20 ms each time. (Prefect 3.9.1)
+UNUSED = Path(__file__).with_name("unused.pem")
 _ADDED = "FLOWS_ADDED_AUTHORIZATION"  # set if `use`, not the user, wrote the header into the custom headers
 _FORMER = "FLOWS_FORMER_SSL_CERT_FILE"  # set if `use` wrote SSL_CERT_FILE: what the user had there, if anything
 
@@ -107,12 +110,18 @@ def trust() -> ssl.SSLContext | bool:
     known = settings.read()
     if known.prefect_api_tls_insecure_skip_verify or (known.prefect_api_url or "").startswith("http:"):
         return False
-    name = "PREFECT_API_SSL_CERT_FILE" if known.prefect_api_ssl_cert_file else "SSL_CERT_FILE"
-    file = known.prefect_api_ssl_cert_file or os.environ.get("SSL_CERT_FILE")
+    named = named_certificate(known)
+    name = "PREFECT_API_SSL_CERT_FILE" if named else "SSL_CERT_FILE"
+    file = named or os.environ.get("SSL_CERT_FILE")
     if wrong := _unreadable(file):
         next_step = f"Set {name} to a file with PEM certificates, or unset it."
         raise CannotRun(f"{name} is {file}, which contains no certificate ({wrong}). {next_step}")
     return ssl.create_default_context(cafile=file) if file else True
+
+
+def named_certificate(known: settings.Settings) -> Path | None:
+    """Return PREFECT_API_SSL_CERT_FILE, as the user has set it."""
+    return None if known.prefect_api_ssl_cert_file == UNUSED else known.prefect_api_ssl_cert_file
 
 
 @functools.cache  # it takes 15 ms, and is asked before each request
@@ -159,8 +168,8 @@ def use(
             os.environ[name] = value
         else:
             os.environ.pop(name, None)
-    if url.startswith("http:") and not certificate:  # it may also be set in .env or in the profile
-        os.environ["PREFECT_API_SSL_CERT_FILE"] = ""
+    if url.startswith("http:") and not certificate:
+        os.environ["PREFECT_API_SSL_CERT_FILE"] = str(UNUSED)
     _refresh_prefect()
 
 

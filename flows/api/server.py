@@ -20,6 +20,7 @@ _PAGE = re.compile(
     r"/(dashboard|runs|flow-runs?|task-runs?|flows?|deployments?|work-pools?|work-queues?|blocks?|variables|artifacts?"
     r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login|(?i:api))(/.*)?$"
 )
+TOKENS = "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"
 OF_LAB = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL if the kit, not the user, chose the lab's server
 
 
@@ -41,13 +42,16 @@ def attach() -> str:
     variables = settings.read()
     if url := _of_user(variables):
         check_address(url)
-        chosen = variables.prefect_api_key, variables.prefect_api_auth_string, variables.prefect_api_ssl_cert_file
+        if OF_LAB in os.environ:
+            os.environ.pop(TOKENS, None)
+        chosen = variables.prefect_api_key, variables.prefect_api_auth_string, credentials.named_certificate(variables)
     else:
         lab = read_lab()
         if (url := lab.get("api_url")) is None:
             next_step = "Start the lab (python scripts/lab.py up), or set it."
             raise CannotRun(f"PREFECT_API_URL is not set and the lab is down. {next_step}")
         os.environ[OF_LAB] = url
+        os.environ.setdefault(TOKENS, "false")  # the lab has none, and each new client would ask for one first
         chosen = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file")), lab.get("certificate")
     environment.prepare(url, own_database=variables.warehouse_url is None)
     credentials.use(url, *chosen)
