@@ -48,6 +48,8 @@ def kill(name: str) -> None:
     process = psutil.Process(lab.status().pids[name])
     process.send_signal(signal.SIGKILL)
     eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    if name == "prefect":  # whose threads may hold its lock a moment longer
+        eventually(lambda: name not in lab.status().pids)
 
 
 def sweep(folder: Path) -> None:
