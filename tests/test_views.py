@@ -31,11 +31,13 @@ HOSTILE = [
     '"quoted" \\u0000',
 ]
 SPANS: dict[str, tuple[float, float]] = {}
+WAITS_SEEN = threading.Event()  # the tasks go on once the test has seen why others wait
 
 
 @task(task_run_name="{name}", tags=[TAG])
 def span(name: str, number: int) -> int:
     started = time.time()
+    WAITS_SEEN.wait(100)
     time.sleep(0.4)
     SPANS[str(number)] = (started, time.time())
     return number
@@ -47,7 +49,7 @@ def after(numbers: list[int]) -> list[int]:
 
 
 # The pause is long enough to be seen from outside: the server learns of it a moment later.
-@task(task_run_name="fails <b>", retries=1, retry_delay_seconds=4, tags=[TAG])
+@task(task_run_name="fails <b>", retries=1, retry_delay_seconds=6, tags=[TAG])
 def fails() -> None:
     raise ValueError("no rows for <b>today</b>")
 
@@ -68,6 +70,7 @@ def running(shared_lab: str) -> Iterator[threading.Thread]:
     thread = threading.Thread(target=lambda: hostile(return_state=True))
     thread.start()
     yield thread
+    WAITS_SEEN.set()
     thread.join()
     rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
 
@@ -88,9 +91,10 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, t
     for beginning in (
         f"2 of the 2 slots of the tag '{TAG}' are taken: ",
         "It needs the result of ",
-        "Attempt 1 failed",
     ):
         eventually(lambda beginning=beginning: shown(beginning))
+    WAITS_SEEN.set()
+    eventually(lambda: shown("Attempt 1 failed"))
     running.join()
     # The server learns a moment later that a task run has ended, and what was logged last.
     eventually(lambda: pages.run(id_).task_runs["ended"].notna().all())
