@@ -59,7 +59,8 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
     moved, lost, reported = time.time(), set[str](), set[str]()
 
     def stop(reason: str) -> None:
-        versions.send_task_runs(reason != DELETED)
+        if reason == DELETED:
+            versions.send_task_runs(False)
         files.replace(staging / "interrupted", reason)
         _say(f"{reason}: cancelling what runs.")
         if limit_by == "tag":  # a task that waits for a global limit does so in its own code

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from prefect import flow, task, task_runners
@@ -44,6 +45,23 @@ def inside_global_limit(seconds: float) -> Span:
     """Sleep inside a slot of the global limit."""
     with versions.slot(NAME):
         return nap(seconds)
+
+
+def run_all(kind: Any, tasks: int, seconds: float) -> list[Span]:
+    """Submit so many tasks of a `kind` at once, and return when each began and ended."""
+    return [future.result() for future in [kind.submit(seconds) for _ in range(tasks)]]
+
+
+@contextlib.contextmanager
+def own_limit(limit: int, kind: limits.Kind) -> Generator[None]:
+    """Keep the benchmark's own limit until the block ends, with all its slots free at first."""
+    remove = endpoints.delete("concurrency_limits/tag" if kind == "tag" else "v2/concurrency_limits", NAME)
+    rest.send(remove)  # a benchmark that was interrupted may have left it
+    limits.ensure(NAME, limit, kind)
+    try:
+        yield
+    finally:
+        rest.send(remove)
 
 
 @contextlib.contextmanager
@@ -75,7 +93,7 @@ def task_runner_cap(limit: int) -> Generator[Run]:
 
     @flow(name="bench task runner cap", task_runner=runner)
     def run(tasks: int, seconds: float) -> list[Span]:
-        return [future.result() for future in [plain.submit(seconds) for _ in range(tasks)]]
+        return run_all(plain, tasks, seconds)
 
     yield run
 
@@ -83,17 +101,14 @@ def task_runner_cap(limit: int) -> Generator[Run]:
 @contextlib.contextmanager
 def tag_limit(limit: int) -> Generator[Run]:
     """Use the server's limit on a tag."""
-    limits.ensure(NAME, limit)
-    try:
+    with own_limit(limit, "tag"):
         yield run_tagged
-    finally:
-        rest.send(endpoints.delete("concurrency_limits/tag", NAME))
 
 
 @flow(name="bench tag limit")
 def run_tagged(tasks: int, seconds: float) -> list[Span]:
     """Submit all tasks at once; the server lets as many run as the limit of their tag allows."""
-    return [future.result() for future in [tagged.submit(seconds) for _ in range(tasks)]]
+    return run_all(tagged, tasks, seconds)
 
 
 def tagged_in_process(tasks: int, seconds: float) -> list[Span]:
@@ -108,13 +123,10 @@ def global_limit(limit: int) -> Generator[Run]:
     @flow(name="bench global limit")
     def run(tasks: int, seconds: float) -> list[Span]:
         versions.ready_slots(NAME)
-        return [future.result() for future in [inside_global_limit.submit(seconds) for _ in range(tasks)]]
+        return run_all(inside_global_limit, tasks, seconds)
 
-    limits.ensure(NAME, limit, "global")
-    try:
+    with own_limit(limit, "global"):
         yield run
-    finally:
-        rest.send(endpoints.delete("v2/concurrency_limits", NAME))
 
 
 @contextlib.contextmanager
@@ -150,15 +162,9 @@ def defaults(limit: int) -> Generator[Run]:
         with httpx.Client(base_url=theirs["PREFECT_API_URL"], transport=httpx.HTTPTransport(retries=8)) as client:
             client.get("/health")
             client.post("/concurrency_limits/", json={"tag": NAME, "concurrency_limit": limit}).raise_for_status()
-        ours = dict(os.environ)
         pool = at_end.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
-        try:
-            os.environ.clear()
-            os.environ.update(theirs)
+        with patch.dict(os.environ, theirs, clear=True):
             pool.submit(int).result()  # starts the process, with the environment as it is now
-        finally:
-            os.environ.clear()
-            os.environ.update(ours)
         yield lambda tasks, seconds: pool.submit(tagged_in_process, tasks, seconds).result()
 
 

@@ -139,7 +139,7 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     unfinished = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
     left = {run["id"] for run in rest.rows(endpoints.flow_runs(state=unfinished, future=True))}
     left |= {run["flow_run_id"] for run in rest.rows(endpoints.task_runs(state=unfinished))}
-    rest.gather([endpoints.delete("flow_runs", run) for run in left])
+    rest.gather([endpoints.delete("flow_runs", run) for run in left - {None}])
 
 
 @pytest.fixture
