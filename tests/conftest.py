@@ -32,6 +32,9 @@ TOGETHER = {
 }
 # Modules whose tests share nothing.
 APART = {"test_lab"}
+# What takes long begins first, so that the workers end at about the same time; and beside the first, which makes the
+# template of the labs, what can begin without it.
+FIRST = ["test_flow", "guarded", "test_lab", "lessons", "test_browser", "test_app", "test_warehouse", "test_limits"]
 
 
 class Scheduling(LoadScopeScheduling):
@@ -40,7 +43,12 @@ class Scheduling(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path, _, test = nodeid.partition("::")
         module = Path(path).stem
-        return test.partition("[")[0] if module in APART else TOGETHER.get(module, module)
+        return test.partition("[")[0] if module in APART else group(module)
+
+
+def group(module: str) -> str:
+    """Return the name of what the tests of a module share a worker with."""
+    return TOGETHER.get(module, module)
 
 
 # The order of the tests of the guarded lab, so that its server starts once for each guard. The search is the last one.
@@ -48,7 +56,13 @@ GUARDS = [None, "gateway", "gateway, https", "gateway, then basic", "basic", "no
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests of the guarded lab by the guard with which they begin."""
+    """Put FIRST first, and sort the tests of the guarded lab by the guard with which they begin."""
+
+    def place(item: pytest.Item) -> int:
+        name = group(item.path.stem)
+        return [*FIRST, name].index(name)
+
+    items.sort(key=place)
     places = [place for place, item in enumerate(items) if TOGETHER.get(item.path.stem) == "guarded"]
 
     def guard(item: pytest.Item) -> int:

@@ -22,7 +22,7 @@ from support.waiting import eventually
 
 from flows import lab, settings, warehouse
 from flows.api import server
-from flows.lab import prefect_server, sockets, state
+from flows.lab import prefect_server, processes, sockets, state
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
@@ -41,16 +41,16 @@ def test_up_status_down_leave_no_process(new_lab: Path) -> None:
     assert run(LAB, "down").returncode == 0, "down twice in a row"
 
 
-def test_down_keeps_the_state_and_reset_deletes_it(new_lab: Path) -> None:
+def test_down_keeps_the_state_and_reset_deletes_it(copied_lab: Path) -> None:
     url = lab.up().api_url
     httpx.post(f"{url}/concurrency_limits/", json={"tag": "kept", "concurrency_limit": 7}).raise_for_status()
     lab.down()
     url = lab.up().api_url
     assert httpx.get(f"{url}/concurrency_limits/tag/kept").json()["concurrency_limit"] == 7
-    folder = sockets.folder(new_lab / "postgres")
+    folder = sockets.folder(copied_lab / "postgres")
     assert folder.is_dir()
     lab.reset()
-    assert list(new_lab.iterdir()) == []
+    assert list(copied_lab.iterdir()) == []
     assert not folder.exists()
 
 
@@ -61,10 +61,10 @@ def test_two_callers_at_the_same_moment_get_one_lab(new_lab: Path) -> None:
     assert labs[0]["running"] and labs[0] == labs[1] == labs[2]
 
 
-def test_only_loopback_and_only_its_own_page(new_lab: Path) -> None:
+def test_only_loopback_and_only_its_own_page(copied_lab: Path) -> None:
     url = lab.up().api_url
     addresses = set()
-    for process in processes_below(new_lab):
+    for process in processes_below(copied_lab):
         with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's own come and go
             listening = [found for found in process.net_connections("inet") if found.status == psutil.CONN_LISTEN]
             addresses |= {found.laddr.ip for found in listening}
@@ -75,7 +75,8 @@ def test_only_loopback_and_only_its_own_page(new_lab: Path) -> None:
     assert allowed not in httpx.get(f"{url}/health", headers={"Origin": "http://evil.example"}).headers
 
 
-def test_a_taken_port_is_left_alone_and_named(new_lab: Path) -> None:
+def test_a_taken_port_is_left_alone_and_named(copied_lab: Path) -> None:
+    (copied_lab / "lab.json").unlink()  # as a new lab, it begins with the usual port
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -173,16 +174,16 @@ def test_a_half_made_database_is_made_anew(new_lab: Path, what: str) -> None:
 @pytest.mark.long
 def test_up_that_is_killed_while_the_server_starts_is_redone(new_lab: Path) -> None:
     caller = start(LAB, "up")
-    eventually(lambda: [found for found in processes_below(new_lab / "prefect") if "uvicorn" in found.cmdline()])
+    eventually(lambda: processes.working_in(new_lab / "prefect", "uvicorn"))
     caller.kill()
     caller.communicate()
     found = lab.up()
     assert found.running
-    servers = [process.pid for process in processes_below(new_lab / "prefect") if "uvicorn" in process.cmdline()]
-    assert servers == [found.pids["prefect"]]
+    servers = processes.working_in(new_lab / "prefect", "uvicorn")
+    assert [server.pid for server in servers] == [found.pids["prefect"]]
 
 
-def test_prefect_imported_before_the_lab_was_up_uses_it(new_lab: Path) -> None:
+def test_prefect_imported_before_the_lab_was_up_uses_it(copied_lab: Path) -> None:
     script = """
 from prefect import flow
 import prefect.settings

@@ -21,6 +21,8 @@ from flows.settings import CannotRun
 OPTIONS = ["--listen_addresses=", "--unix_socket_permissions=0700", "--shared_buffers=64MB", "--max_wal_size=256MB"]
 # There is no replica, so that a load into a new table need not be logged row by row.
 OPTIONS += ["--wal_level=minimal", "--max_wal_senders=0"]
+# Only a crash of the whole machine can damage the data now, and scripts/lab.py reset makes them again.
+OPTIONS += ["--fsync=off", "--full_page_writes=off"]
 # One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
 OPTIONS += ["--max_parallel_workers_per_gather=0", "--jit=off"]
 SERVER, ANY = "postgres -D", "postgres( -D|: )"  # its command line; also the titles of its children
