@@ -27,14 +27,15 @@ from flows.api import endpoints, rest, server
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
 TOGETHER = {
     **dict.fromkeys(["test_credentials", "test_diagnosis", "test_gateway", "test_keys"], "guarded"),
-    **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_mistakes", "test_monitor"], "lessons"),
+    **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_monitor"], "lessons"),
     **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
 }
 # Modules whose tests share nothing.
 APART = {"test_lab"}
 # What takes long begins first, so that the workers end at about the same time; and beside the first, which makes the
 # template of the labs, what can begin without it.
-FIRST = ["test_flow", "guarded", "test_lab", "lessons", "test_browser", "test_app", "test_warehouse", "test_limits"]
+FIRST = ["test_flow", "guarded", "test_lab", "lessons", "test_mistakes", "test_browser", "test_app"]
+FIRST += ["test_warehouse", "test_limits"]
 
 
 class Scheduling(LoadScopeScheduling):

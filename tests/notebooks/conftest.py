@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.labs import copy
 from support.servers import forget_servers
 
 from flows import lab
 
 
 @pytest.fixture(scope="session")
-def folder_of_the_lessons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder_of_the_lessons(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("lessons") / ".lab"
+    copy(template, folder)
     yield folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWS_LAB_DIR", str(folder))
