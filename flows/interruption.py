@@ -14,11 +14,11 @@ import psycopg
 from prefect.states import Cancelled
 
 from flows import files, limits, notes, versions, warehouse
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, slots
 from flows.settings import CannotRun
 
-LEASE = 60  # seconds without a sign of life after which the server gives slots to others, in Prefect 3
 DELETED = "The flow run was deleted on the server"
+LOST = "Others got the slots of this run while it stood still"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -52,6 +52,11 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
         yield opened
 
 
+def slot(staging: Path) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which a query holds a slot of the global limit; none if the run is interrupted before."""
+    return slots.held(limits.TAG, lambda: why(staging), lambda: (staging / "interrupted").write_text(LOST))
+
+
 @contextlib.contextmanager
 def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: str) -> Generator[None]:
     """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
@@ -63,7 +68,7 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
             versions.send_task_runs(False)
         files.replace(staging / "interrupted", reason)
         _say(f"{reason}: cancelling what runs.")
-        if limit_by == "tag":  # a task that waits for a global limit does so in its own code
+        if limit_by == "tag":  # `slot` asks by itself
             waiting = [future for name, future in zip(names, futures, strict=True) if not notes.noted(staging, name)]
             threading.Thread(target=versions.end_waits, args=(waiting, limits.TAG), daemon=True).start()
 
@@ -80,7 +85,7 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
                 _say(sentence)
             reported.add(run)
         running = {task_runs[query] for query in notes.unfinished(staging)}
-        lost = running if still > LEASE and limit_by == "tag" else lost & running
+        lost = running if still > slots.LEASE and limit_by == "tag" else lost & running
         with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
             if not why(staging) and (reason := _reason(staging.name, lost)):
                 stop(reason)
@@ -144,5 +149,5 @@ def _reason(flow_run_id: str, lost: set[str]) -> str | None:
         return "Cancelled on the server"
     limit = limits.read() if lost else None
     if limit and len({holder["task_run_id"] for holder in limit.holders} | lost) > limit.limit:
-        return "Others got the slots of this run while it stood still"
+        return LOST
     return None

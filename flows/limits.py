@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from flows import versions
 from flows.api import endpoints, rest, server
 from flows.settings import CannotRun
 
@@ -51,8 +50,6 @@ def ready(kind: Kind, wanted: int | None = None, *, warn: Callable[[str], object
 
     `warn` is called with what the user should know: that there is no limit, or that it cannot be as wanted.
     """
-    if kind == "global":
-        versions.ready_slots(TAG)
     url, limit = server.attach(), read(kind=kind)
     if server.is_lab(url) and (wanted or limit is None):
         ensure(TAG, wanted or DEFAULT, kind)

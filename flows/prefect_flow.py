@@ -59,7 +59,7 @@ def sql_query(query: str, staging: Path) -> Any:
 @query_task()
 def sql_query_in_slot(query: str, staging: Path) -> Any:
     """Do `run_query` in a slot of the global limit that has the tag's name; the task itself has no tag."""
-    with versions.slot(limits.TAG):
+    with interruption.slot(staging):
         return run_query(query, staging)
 
 

@@ -21,6 +21,8 @@ Ours = Annotated[Home, AfterValidator(lambda path: (PROJECT / path).resolve())] 
 class CannotRun(Exception):
     """What was asked for cannot be done. The message names the cause and the next step; commands exit with 2."""
 
+    answer: Any = None  # the server's, if there was one that is not a success
+
 
 class Refused(CannotRun):
     """The server refuses the credentials, or would: commands exit with 1."""

@@ -55,13 +55,6 @@ def wait(futures: Sequence[Any]) -> None:
     concurrent.futures.wait(states(futures))
 
 
-def slot(limit: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context manager that takes a slot of the global limit `limit`, for a minute after a kill -9."""
-    from prefect.concurrency.sync import concurrency
-
-    return (functools.partial(concurrency, lease_duration=60) if is_3(here()) else concurrency)(limit, occupy=1)
-
-
 def send_task_runs(sent: bool) -> None:
     """Choose whether this process sends the server the states of its task runs, as it does until told otherwise.
 
@@ -149,12 +142,3 @@ def end_waits(waiting: Sequence[Any], tag: str) -> None:
     finally:
         with services._cache_lock:
             services._no_limits_cache.pop(names, None)
-
-
-def ready_slots(limit: str) -> None:
-    """Make ready for `slot`, before the first task that takes one is submitted."""
-    if not is_3(here()):
-        # Otherwise the first task starts this service with a lock held that the event loop may wait for: a deadlock.
-        from prefect.concurrency.services import ConcurrencySlotAcquisitionService
-
-        ConcurrencySlotAcquisitionService.instance(frozenset([limit]))

@@ -22,8 +22,8 @@ from unittest.mock import patch
 import httpx
 from prefect import flow, task, task_runners
 
-from flows import limits, versions
-from flows.api import endpoints, rest
+from flows import limits
+from flows.api import endpoints, rest, slots
 
 NAME = "flows-bench"  # the tag and the global limit are the benchmark's own, and are removed afterwards
 Span = tuple[float, float]
@@ -43,7 +43,7 @@ plain, tagged = task(nap), task(tags=[NAME])(nap)
 @task
 def inside_global_limit(seconds: float) -> Span:
     """Sleep inside a slot of the global limit."""
-    with versions.slot(NAME):
+    with slots.held(NAME):
         return nap(seconds)
 
 
@@ -122,7 +122,6 @@ def global_limit(limit: int) -> Generator[Run]:
 
     @flow(name="bench global limit")
     def run(tasks: int, seconds: float) -> list[Span]:
-        versions.ready_slots(NAME)
         return run_all(inside_global_limit, tasks, seconds)
 
     with own_limit(limit, "global"):

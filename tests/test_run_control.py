@@ -1,11 +1,13 @@
 """A run of the main job that is told to stop, in whatever way; one that is tried again; one that stood still."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ from support.waiting import eventually
 
 from flows import interruption, lab, limits, notes, settings, warehouse
 from flows.api import endpoints, rest
+from flows.api import slots as slots_of_global
 
 STANDS = """
 import sys, time
@@ -136,6 +139,59 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str)
     assert json.loads(out)["completed"] == 2, err
     assert f"The run {run_id} has stood still" in err and f"kill -CONT {stopped.pid}" in err
     assert slots() == 0
+
+
+@pytest.fixture
+def global_limit(shared_lab: str) -> Iterator[None]:
+    """Give the lab a global limit of 3 until the test ends, which has to free its slots."""
+    limits.ensure(limits.TAG, 3, "global")
+    yield
+    taken = limits.read(kind="global").active_slots
+    rest.send(endpoints.delete("v2/concurrency_limits", limits.TAG))
+    assert taken == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["SIGTERM", "cancelled"])
+def test_a_run_whose_queries_all_wait_for_a_global_limit_stops(how: str, full_mart: dict, global_limit: None) -> None:
+    with contextlib.ExitStack() as others:
+        for _ in range(3):
+            others.enter_context(slots_of_global.held(limits.TAG))
+        flow = start(FLOW, "--json", "--limit-by", "global")
+        eventually(lambda: staging() and notes.noted(staging()[0], "owner").get("task_runs"))
+        STOPS[how](flow, staging()[0].name)
+        out, err = flow.communicate(timeout=100)  # while the others go on holding all slots
+        assert limits.read(kind="global").active_slots == 3
+    assert flow.returncode == 1 and "Traceback" not in err, err
+    report = json.loads(out)
+    assert (report["state"], report["failed"], report["peak_concurrency"]) == ("Cancelled", 20, 0)
+    assert tables() == full_mart and staging() == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("taken", [0, 3])
+def test_a_run_that_lost_its_slots_of_a_global_limit(taken: int, shared_folder: Path, global_limit: None) -> None:
+    """If nobody got them, it takes them again and goes on; otherwise it stops."""
+    with contextlib.ExitStack() as at_end:
+        holding = at_end.enter_context(psycopg.connect(lab.database("warehouse")))
+        holding.execute("lock table lineitem")
+        queries = "lines_per_order,margin_by_brand,returns_by_nation"
+        flow = start(FLOW, "--json", "--limit-by", "global", "--queries", queries)
+        eventually(lambda: staging() and len(notes.unfinished(staging()[0])) == 3)
+        flow.send_signal(signal.SIGSTOP)
+        for lease in (shared_folder / "prefect" / "concurrency_leases").glob("*-*.json"):  # as when they expire
+            rest.call("POST", "v2/concurrency_limits/decrement-with-lease", {"lease_id": lease.stem})
+        assert limits.read(kind="global").active_slots == 0
+        for _ in range(taken):
+            at_end.enter_context(slots_of_global.held(limits.TAG))
+        flow.send_signal(signal.SIGCONT)
+        if not taken:
+            eventually(lambda: limits.read(kind="global").active_slots == 3)
+            holding.rollback()
+        out, err = flow.communicate(timeout=100)
+    report = json.loads(out)
+    assert (report["state"], report["completed"]) == (("Cancelled", 0) if taken else ("Completed", 3)), err
+    assert ("Others got the slots of this run while it stood still" in err) is bool(taken)
 
 
 def test_a_refused_connection_names_the_run_that_keeps_them(shared_lab: str, tmp_path: Path, monkeypatch) -> None:

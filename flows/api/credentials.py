@@ -170,10 +170,11 @@ def use(
             os.environ.pop(name, None)
     if url.startswith("http:") and not certificate:
         os.environ["PREFECT_API_SSL_CERT_FILE"] = str(UNUSED)
-    _refresh_prefect()
+    _refresh_prefect("prefect.context" in sys.modules, *sorted(os.environ.items()))
 
 
-def _refresh_prefect() -> None:
+@functools.lru_cache(maxsize=1)  # it takes 20 ms, and is asked before each request
+def _refresh_prefect(*_: object) -> None:
     """Let Prefect, if it is imported, read its settings again, which it does only once."""
     context: Any = sys.modules.get("prefect.context")
     try:

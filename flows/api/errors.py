@@ -21,7 +21,9 @@ def decoded(url: str, response: httpx.Response, *, missing_ok: bool = False) -> 
             return content
         if response.status_code == 404 and missing_ok:
             return None
-    raise refusal(url, response)
+    refused = refusal(url, response)
+    refused.answer = response
+    raise refused
 
 
 def unreachable(url: str, error: Exception) -> CannotRun:
