@@ -56,7 +56,7 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
 def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: str) -> Generator[None]:
     """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
-    moved, lost, reported = time.time(), set[str](), set[str]()
+    moved, lost, told = time.time(), set[str](), set[str]()
 
     def stop(reason: str) -> None:
         if reason == DELETED:
@@ -75,15 +75,17 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
         nonlocal moved, lost
         still, moved = time.time() - moved, time.time()
         notes.note(staging, "owner")  # a sign of life
-        for run, sentence in notes.standing_still(staging).items():
-            if run not in reported:
-                _say(sentence)
-            reported.add(run)
+        sentences = notes.standing_still(staging)
         running = {task_runs[query] for query in notes.unfinished(staging)}
         lost = running if still > LEASE and limit_by == "tag" else lost & running
-        with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
+        try:
             if not why(staging) and (reason := _reason(staging.name, lost)):
                 stop(reason)
+        except CannotRun as error:  # a server that is away asks for nothing
+            sentences["server"] = f"{error} The run goes on and waits for it."
+        for about in sentences.keys() - told:
+            _say(sentences[about])
+        told.update(sentences)
 
     in_main = threading.current_thread() is threading.main_thread()  # elsewhere, Python handles no signals
     heeded = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]  # as by nohup
