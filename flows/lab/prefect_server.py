@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import shutil
 import signal
 import socket
@@ -31,6 +32,9 @@ SETTINGS = {
     # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
     "PREFECT_UI_API_URL": "/api",
 }
+# An automation that ends flow runs whose heartbeats stop, in Prefect 3. It allows for more than two heartbeats with
+# Prefect's default, which is one every 180 seconds.
+ZOMBIES = Path(__file__).with_name("zombies.json")
 
 
 def database_name(version: str) -> str:
@@ -124,10 +128,14 @@ def health(url: str) -> int | None:
 
 
 def _answers(client: httpx.Client) -> bool:
-    """Return whether the server answers; make sure of its work pool."""
+    """Return whether the server answers; make sure of its work pool and its automation."""
     with contextlib.suppress(httpx.HTTPError):
         if client.get("/health", timeout=2).status_code == 200:
             client.post("/work_pools/", json={"name": "flows", "type": "process"})  # 409 if it exists
+            automation = json.loads(ZOMBIES.read_text())
+            named = {"automations": {"name": {"any_": [automation["name"]]}}}
+            if client.post("/automations/filter", json=named).text == "[]":
+                client.post("/automations/", json=automation)
             return True
     return False
 
