@@ -43,8 +43,9 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 def quiet_prefect() -> None:
     """Keep Prefect's log lines off the console; the server has them all the same."""
-    for handler in logging.getLogger().handlers + logging.getLogger("prefect").handlers:
-        handler.setLevel(logging.CRITICAL)
+    for name in ("", "prefect", "prefect._internal"):
+        for handler in logging.getLogger(name).handlers:
+            handler.setLevel(logging.CRITICAL)
 
 
 def print_json(answer: Mapping[str, Any]) -> None:

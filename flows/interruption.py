@@ -80,15 +80,17 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
         nonlocal moved, lost
         still, moved = time.time() - moved, time.time()
         notes.note(staging, "owner")  # a sign of life
-        for run, sentence in notes.standing_still(staging).items():
-            if run not in reported:
-                _say(sentence)
-            reported.add(run)
+        sentences = notes.standing_still(staging)
         running = {task_runs[query] for query in notes.unfinished(staging)}
         lost = running if still > slots.LEASE and limit_by == "tag" else lost & running
-        with contextlib.suppress(CannotRun):  # a server that is away asks for nothing
+        try:
             if not why(staging) and (reason := _reason(staging.name, lost)):
                 stop(reason)
+        except CannotRun as error:  # a server that is away asks for nothing
+            sentences["server"] = f"{error} The run goes on and waits for it."
+        for about in sentences.keys() - reported:
+            _say(sentences[about])
+        reported.update(sentences)
 
     in_main = threading.current_thread() is threading.main_thread()  # elsewhere, Python handles no signals
     heeded = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]  # as by nohup

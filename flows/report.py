@@ -64,8 +64,8 @@ def rows(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> list[di
         try:
             state = end.result()
             outcome, error = state.name, None if state.is_completed() else state.message
-        except BaseException as crash:  # the thread died of it; the other queries' rows count all the same
-            outcome, error = "Crashed", repr(crash)
+        except BaseException as crash:  # also if the task was done, and only its slot could not be given back
+            outcome, error = ("Crashed", repr(crash)) if note.get("rows") is None else ("Completed", None)
         row = {"query": name, "rows": note.get("rows"), "state": outcome, "error": error and " ".join(error.split())}
         row |= {"started": started, "waited": started - submitted if started else None}
         rows.append(row | {"ended": ended, "seconds": ended - started if ended else None})

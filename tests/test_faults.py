@@ -13,7 +13,7 @@ from support.labs import kill, slots
 from support.runs import in_the_middle, staging, tables
 from support.waiting import eventually
 
-from flows import lab, limits, mart, recovery, settings, warehouse
+from flows import lab, limits, mart, recovery, settings
 
 pytestmark = pytest.mark.long
 
@@ -100,38 +100,6 @@ def test_a_dead_run_s_slots_are_freed_and_no_others(shared_lab: str, full_mart: 
     assert httpx.get(f"{shared_lab}/flow_runs/{run_id}").json()["state_name"] == "Crashed"
     assert staging() == []
     limits.reset()
-
-
-def test_postgresql_that_crashes_in_the_middle_and_comes_back(shared_lab: str, full_mart: dict) -> None:
-    """Sources and server are gone at once: the run may end in any way but silently, and the next one works."""
-    flow, _ = in_the_middle()
-    kill("postgres")
-    lab.up()
-    out, err = flow.communicate(timeout=200)
-    assert set(tables()) >= set(warehouse.names()), "no table is lost, whatever failed"
-    if flow.returncode == 2:
-        assert "failed in the middle of the run" in err
-    else:
-        report = json.loads(out.strip().splitlines()[-1])
-        assert report["completed"] + report["failed"] == 20, err
-    limits.reset()  # what the server lost count of
-    assert answer(run(FLOW, "--json"))["completed"] == 20
-    assert staging() == [] and slots() == 0
-
-
-def test_a_server_that_crashes_in_the_middle_and_comes_back(shared_lab: str, full_mart: dict) -> None:
-    """Its leases lie on disk, so the slots are still known and are freed: the run ends, and no slot stays.
-
-    Prefect gives up on a task that calls the server at the moment when nobody listens: one of the three that ran.
-    """
-    flow, _ = in_the_middle()
-    kill("prefect")
-    assert lab.up().api_url == shared_lab
-    out, err = flow.communicate(timeout=200)
-    report = json.loads(out.strip().splitlines()[-1])
-    assert report["completed"] >= 17 and report["completed"] + report["failed"] == 20, err[-3000:]
-    assert report["peak_concurrency"] <= 3
-    eventually(lambda: slots() == 0, seconds=120)
 
 
 def test_who_holds_a_slot_is_known_after_the_server_crashed(shared_lab: str) -> None:

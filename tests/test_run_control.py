@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 from support.commands import FLOW, answer, prefect, run, start, start_prefect
+from support.drills import recorded
 from support.labs import slots
 from support.runs import in_the_middle, staging, tables
 from support.waiting import eventually
@@ -44,20 +45,23 @@ STOPS = {
     "cancelled": lambda _, run_id: set_state(run_id, "CANCELLED", "Cancelled"),
     "deleted": lambda _, run_id: rest.send(endpoints.delete("flow_runs", run_id)),
 }
+SAYS = dict.fromkeys(["cancelling", "cancelled"], "Cancelled on the server") | {"deleted": interruption.DELETED}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", STOPS)
 def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: dict) -> None:
     """It loads what is done, cleans up, gives its slots back, prints its JSON, and ends Cancelled."""
-    with psycopg.connect(lab.database("warehouse")) as holding:
+    with recorded() as record, psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")  # which most queries read, so that the run would last
         flow, run_id = in_the_middle()
         told = time.monotonic()
         STOPS[how](flow, run_id)
         out, err = flow.communicate(timeout=100)
         took = time.monotonic() - told
+        assert record.peak() <= 3 and record.refused() == 0
     assert flow.returncode == 1 and "Traceback" not in err, err
+    assert f"{SAYS.get(how, 'Interrupted')}: cancelling what runs." in err
     report = json.loads(out)
     assert (report["state"], report["flow_run_id"], report["queries"]) == ("Cancelled", run_id, 20)
     assert 0 < report["failed"] <= 20 and report["peak_concurrency"] <= 3
@@ -118,9 +122,9 @@ def test_a_killed_run_that_is_tried_again_is_not_taken_for_a_dead_one(shared_lab
 
 
 @pytest.mark.long
-def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str) -> None:
+def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str, full_mart: dict) -> None:
     """Its slots expire while it is stopped, and others get them; they are told who keeps the connections."""
-    with psycopg.connect(lab.database("warehouse")) as holding:
+    with recorded(limits.DEFAULT) as record, psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")
         stopped, run_id = in_the_middle()
         # The server hears of a task run a moment after it gave it a slot.
@@ -138,7 +142,9 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str)
     out, err = other.communicate(timeout=100)
     assert json.loads(out)["completed"] == 2, err
     assert f"The run {run_id} has stood still" in err and f"kill -CONT {stopped.pid}" in err
-    assert slots() == 0
+    assert record.peak() <= 3
+    assert answer(run(FLOW, "--json"))["completed"] == 20 and tables() == full_mart
+    assert staging() == [] and slots() == 0
 
 
 @pytest.fixture

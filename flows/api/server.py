@@ -21,6 +21,7 @@ _PAGE = re.compile(
     r"|automations?|events?|concurrency-limits?|notifications|settings|docs|login|(?i:api))(/.*)?$"
 )
 TOKENS = "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"
+AGAIN = "PREFECT_CLIENT_RETRY_EXTRA_CODES"
 OF_LAB = "FLOWS_LAB_API_URL"  # set beside PREFECT_API_URL if the kit, not the user, chose the lab's server
 
 
@@ -53,6 +54,7 @@ def attach() -> str:
         os.environ[OF_LAB] = url
         os.environ.setdefault(TOKENS, "false")  # the lab has none, and each new client would ask for one first
         chosen = _secret(lab.get("key_file"), "Bearer "), _secret(lab.get("auth_string_file")), lab.get("certificate")
+    os.environ.setdefault(AGAIN, "500")  # as a server answers whose database is away for a moment
     environment.prepare(url, own_database=variables.warehouse_url is None)
     credentials.use(url, *chosen)
     return url

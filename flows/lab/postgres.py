@@ -25,6 +25,8 @@ OPTIONS += ["--wal_level=minimal", "--max_wal_senders=0"]
 OPTIONS += ["--fsync=off", "--full_page_writes=off"]
 # One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
 OPTIONS += ["--max_parallel_workers_per_gather=0", "--jit=off"]
+# A query whose client was killed ends within a second, and gives its connection back.
+OPTIONS += ["--client_connection_check_interval=1s"]
 SERVER, ANY = "postgres -D", "postgres( -D|: )"  # its command line; also the titles of its children
 PLAIN = {"LC_ALL": "C", "TZ": "UTC"}  # environment variables for PostgreSQL's programs
 PATIENCE = 30  # seconds for a server that starts, or recovers after the crash of a connection

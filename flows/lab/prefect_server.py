@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ SETTINGS = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.03",
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "0.03",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # instead of 30
     # An event that cannot be stored is tried six times, with this pause; those of other runs wait meanwhile.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -32,6 +34,9 @@ SETTINGS = {
 }
 # What is imported stays, so looking for garbage in it meanwhile is in vain, and would take a quarter of the time.
 UVICORN = "import gc, uvicorn; gc.disable(); import prefect.server.api.server; gc.enable(); uvicorn.main()"
+# An automation that ends flow runs whose heartbeats stop, in Prefect 3. It allows for more than two heartbeats with
+# Prefect's default, which is one every 180 seconds.
+ZOMBIES = Path(__file__).with_name("zombies.json")
 
 
 def database_name(version: str) -> str:
@@ -125,10 +130,14 @@ def health(url: str) -> int | None:
 
 
 def _answers(client: httpx.Client) -> bool:
-    """Return whether the server answers; make sure of its work pool."""
+    """Return whether the server answers; make sure of its work pool and its automation."""
     with contextlib.suppress(httpx.HTTPError):
         if client.get("/health", timeout=2).status_code == 200:
             client.post("/work_pools/", json={"name": "flows", "type": "process"})  # 409 if it exists
+            automation = json.loads(ZOMBIES.read_text())
+            named = {"automations": {"name": {"any_": [automation["name"]]}}}
+            if client.post("/automations/filter", json=named).text == "[]":
+                client.post("/automations/", json=automation)
             return True
     return False
 

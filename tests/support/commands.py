@@ -38,12 +38,14 @@ def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedPr
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start_prefect(*words: str, python: Path | str = sys.executable, **variables: str) -> subprocess.Popen[str]:
-    """Start Prefect's own command, of the environment of `python`, in the project's folder."""
+def start_prefect(
+    *words: str, python: Path | str = sys.executable, cwd: Path = settings.PROJECT, **variables: str
+) -> subprocess.Popen[str]:
+    """Start Prefect's own command, of the environment of `python`, in the folder `cwd`."""
     return subprocess.Popen(
         [str(Path(python).with_name("prefect")), *words],
-        cwd=settings.PROJECT,
-        env=os.environ | {"PWD": str(settings.PROJECT)} | variables,
+        cwd=cwd,
+        env=os.environ | {"PWD": str(cwd)} | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
