@@ -1,6 +1,6 @@
 """The main job: 20 SQL queries submitted at once, as many at a time as the server's limit on their tag allows.
 
-python flows/prefect_flow.py [--scale F] [--limit N] [--limit-by tag|global] [--queries a,b,…] [--json]
+python flows/prefect_flow.py [--scale F] [--limit N] [--limit-by tag|global] [--queries a,b,…] [--runner dask] [--json]
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any, get_args
 import httpx
 
 from flows import cli, files, limits, mart, notes, report, versions, warehouse
-from flows.api import server
+from flows.api import dask, server
 from flows.settings import CannotRun
 
 with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
@@ -109,7 +109,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=cli.number(0.001, 100), default=warehouse.SCALE, help="size in GB (0.1)")
     parser.add_argument("--limit", type=cli.whole_number, help="how many may run at once (default: 3 on a new lab)")
     parser.add_argument("--limit-by", choices=get_args(limits.Kind), default="tag", help="whose limit (default: tag)")
-    parser.add_argument("--queries", type=lambda text: text.split(","), help="names, comma-separated (default: all)")
+    parser.add_argument("--queries", type=lambda text: warehouse.choose(text.split(",")), help="some, comma-separated")
+    parser.add_argument("--runner", choices=("threads", "dask"), help="what runs the tasks (default: threads)")
+    parser.add_argument("--address", default="tcp://127.0.0.1:8786", help="of the Dask scheduler (default: here)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
@@ -117,8 +119,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Start what is needed, run the flow and show what happened. Return 1 if it did not complete."""
     chosen = arguments()
-    warehouse.choose(chosen.queries)
-    files.folder()  # where the results go, even if neither the server nor the warehouse is the lab's
+    folder = files.folder()  # where the results go, even if neither the server nor the warehouse is the lab's
+    job = dask.on_cluster(main_etl, chosen.address, folder) if chosen.runner == "dask" else main_etl
     with mart.kept():  # rather refused now than after the queries
         pass
     url = server.use()
@@ -129,7 +131,7 @@ def main() -> int:
     called = time.time()
     try:
         with versions.no_heartbeats():  # a worker needs them to notice that a run has died; a user sees it
-            state = main_etl(chosen.queries, chosen.scale, chosen.limit_by, return_state=True)
+            state = job(chosen.queries, chosen.scale, chosen.limit_by, return_state=True)
     except ObjectNotFound as error:
         state = interruption.deleted(error)
     except httpx.HTTPError as error:

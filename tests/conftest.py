@@ -6,6 +6,8 @@ copy of one that is made once for all workers, with the tables loaded, unless th
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -208,6 +210,17 @@ def guarded(guarded_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
         return str(lab.up(how, https).api_url)
 
     return up
+
+
+@pytest.fixture(scope="session")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment with the groups `dask` and `redis`, which the default one does not have."""
+    folder = tmp_path_factory.mktemp("scaled") / ".venv"
+    sync = ["uv", "sync", "--quiet", "--frozen", "--group", "dask", "--group", "redis", "--no-group", "learn"]
+    sync += ["--no-group", "dev", "--python", sys.executable]
+    environment = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder)}
+    subprocess.run(sync, cwd=settings.PROJECT, env=environment, check=True)
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
