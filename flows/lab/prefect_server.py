@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from dotenv import dotenv_values
 from filelock import Timeout
 
 from flows import files, versions
@@ -20,18 +21,7 @@ from flows.lab import keys, processes, slots, sockets
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
-SETTINGS = {
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "0.03",
-    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "0.03",
-    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # instead of 30
-    # An event that cannot be stored is tried six times, with this pause; those of other runs wait meanwhile.
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    # Its own pages would look for it on port 4200; so they find it behind any address and forwarded port.
-    "PREFECT_UI_API_URL": "/api",
-}
+SETTINGS = Path(__file__).with_name("server.env")
 # What is imported stays, so looking for garbage in it meanwhile is in vain, and would take a quarter of the time.
 UVICORN = "import gc, uvicorn; gc.disable(); import prefect.server.api.server; gc.enable(); uvicorn.main()"
 # An automation that ends flow runs whose heartbeats stop, in Prefect 3. It allows for more than two heartbeats with
@@ -59,7 +49,7 @@ def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
     # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
     command = [sys.executable, "-c", UVICORN, "--factory", "prefect.server.api.server:create_app"]
     command += ["--log-level", "warning"]
-    chosen = SETTINGS | {
+    chosen = {name: str(value) for name, value in dotenv_values(SETTINGS).items()} | {
         "PREFECT_HOME": str(home),
         "PREFECT_API_DATABASE_CONNECTION_URL": address.replace("postgresql:", "postgresql+asyncpg:"),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{origin},{origin.replace('127.0.0.1', 'localhost')}",
