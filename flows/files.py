@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock
@@ -13,16 +14,25 @@ from flows.settings import CannotRun
 
 def folder() -> Path:
     """Return the lab's folder, made if it does not exist. Raises CannotRun if no file can be made or locked there."""
-    lab, refused = settings.read().flows_lab_dir, "cannot be used"
-    try:
+    lab = settings.read().flows_lab_dir
+    with writable(lab):
         lab.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=lab) as file:
-            refused = "cannot be used, because its disk refuses to lock files, as some network disks do"
-            fcntl.flock(file, fcntl.LOCK_EX)
-            return lab
+        with tempfile.TemporaryFile(dir=lab, buffering=0) as file:
+            file.write(bytes(4096))  # a full disk has room for an empty file
+            with writable(lab, ", because its disk refuses to lock files, as some network disks do"):
+                fcntl.flock(file, fcntl.LOCK_EX)
+    return lab
+
+
+@contextlib.contextmanager
+def writable(folder: Path, why: str = "") -> Generator[None]:
+    """Raise CannotRun, with the `folder` and what to do, for an error of its disk in the block."""
+    try:
+        yield
     except OSError as error:
         choose = "Set FLOWS_LAB_DIR to a folder that you can write to, on a local disk with some free space."
-        raise CannotRun(f"The lab's folder {lab} {refused}: {error.strerror or error}. {choose}") from error
+        reason = f"The lab's folder {folder} cannot be used{why}: {error.strerror or error}."
+        raise CannotRun(f"{reason} {choose}") from error
 
 
 def lock(file: Path, mode: int = 0o600, blocking: bool = True) -> BaseFileLock:
@@ -43,6 +53,7 @@ def held(file: Path) -> bool:
 def replace(file: Path, text: str, mode: int = 0o644) -> None:
     """Write `text` to `file` so that a reader sees the old text or the new one, and nothing in between."""
     new = file.with_suffix(".new")
-    new.touch(mode)
-    new.write_text(text)
-    new.replace(file)
+    with writable(file.parent):
+        new.touch(mode)
+        new.write_text(text)
+        new.replace(file)

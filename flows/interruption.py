@@ -48,13 +48,13 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
         reasons = notes.standing_still(staging).values() if "too many connections" in str(error) else []
         raise psycopg.OperationalError(" ".join([str(error).strip(), *reasons])) from None
 
-    with opened, _repeating(0.1, lambda: why(staging) and opened.cancel()):
+    with opened, slots.repeating(0.1, lambda: why(staging) and opened.cancel()):
         yield opened
 
 
 def slot(staging: Path) -> contextlib.AbstractContextManager[None]:
     """Return a context in which a query holds a slot of the global limit; none if the run is interrupted before."""
-    return slots.held(limits.TAG, lambda: why(staging), lambda: (staging / "interrupted").write_text(LOST))
+    return slots.held(limits.TAG, lambda: why(staging), lambda: (staging / "interrupted").write_text(LOST) and None)
 
 
 @contextlib.contextmanager
@@ -64,8 +64,7 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
     moved, lost, reported = time.time(), set[str](), set[str]()
 
     def stop(reason: str) -> None:
-        if reason == DELETED:
-            versions.send_task_runs(False)
+        versions.send_task_runs(reason != DELETED)
         files.replace(staging / "interrupted", reason)
         _say(f"{reason}: cancelling what runs.")
         if limit_by == "tag":  # `slot` asks by itself
@@ -79,15 +78,15 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
     def look() -> None:
         nonlocal moved, lost
         still, moved = time.time() - moved, time.time()
-        notes.note(staging, "owner")  # a sign of life
         sentences = notes.standing_still(staging)
         running = {task_runs[query] for query in notes.unfinished(staging)}
         lost = running if still > slots.LEASE and limit_by == "tag" else lost & running
         try:
+            notes.note(staging, "owner")  # a sign of life
             if not why(staging) and (reason := _reason(staging.name, lost)):
                 stop(reason)
-        except CannotRun as error:  # a server that is away asks for nothing
-            sentences["server"] = f"{error} The run goes on and waits for it."
+        except CannotRun as error:  # the disk is full; or the server is away, and asks for nothing
+            sentences["away"] = f"{error} The run goes on and waits for it."
         for about in sentences.keys() - reported:
             _say(sentences[about])
         reported.update(sentences)
@@ -97,11 +96,13 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
     before = {number: signal.signal(number, at_signal) for number in heeded}
     try:
         notes.note(staging, "owner", task_runs=list(task_runs.values()))
-        with _repeating(1, look):
+        with slots.repeating(1, look):
             yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if why(staging) == DELETED:
+            limits.forget(set(task_runs.values()))
 
 
 def why(staging: Path) -> str | None:
@@ -120,24 +121,6 @@ def deleted(error: Any) -> Any:
 def _say(sentence: str) -> None:
     with contextlib.suppress(OSError):  # of a terminal that was closed
         print(sentence, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _repeating(seconds: float, act: Callable[[], object]) -> Generator[None]:
-    """Call `act` in another thread, every few `seconds`, until the block ends."""
-    over = threading.Event()
-
-    def repeat() -> None:
-        while not over.wait(seconds):
-            act()
-
-    acting = threading.Thread(target=repeat, daemon=True)
-    acting.start()
-    try:
-        yield
-    finally:
-        over.set()
-        acting.join()
 
 
 def _reason(flow_run_id: str, lost: set[str]) -> str | None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from flows import versions
 from flows.api import endpoints, rest, server
 from flows.settings import CannotRun
 
@@ -105,6 +106,13 @@ def reset(tag: str = TAG, kind: Kind = "tag") -> Limit:
     if after is None or (kind == "tag" and after.active_slots > len(after.holders)):
         raise CannotRun(f"The server still counts taken slots: {after}. Stop its clients and try again.")
     return after
+
+
+def forget(task_runs: set[str]) -> None:
+    """Free the slots of TAG that Prefect 2 goes on counting for `task_runs`, which were deleted on the server."""
+    if not versions.is_3(versions.here()) and (limit := read()):
+        others = [holder["task_run_id"] for holder in limit.holders if holder["task_run_id"] not in task_runs]
+        rest.send(endpoints.reset_limit(TAG)._replace(body={"slot_override": others}))
 
 
 def _counter_name(tag: str, kind: Kind, but_not: str = "/") -> str:

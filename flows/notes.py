@@ -40,7 +40,8 @@ def staging(run: str) -> Generator[Path]:
         pid = noted(folder, "owner").get("pid")
         raise CannotRun(f"Process {pid} still works on the flow run {run}. End it, then retry the run.") from None
     new = folder.with_suffix(".new")
-    new.mkdir(parents=True)
+    with files.writable(folder.parent):
+        new.mkdir(parents=True)
     with files.lock(new / "owner.lock"):
         note(new, "owner", server=_server(), opened=time.time(), pid=os.getpid(), task_runs=[])
         yield new.rename(folder)
@@ -98,7 +99,8 @@ def unfinished(staging: Path) -> list[str]:
 
 def record(run: str, rows: Sequence[dict[str, Any]]) -> None:
     """Keep the `rows` of the flow run `run` beyond its staging folder."""
-    (folder := files.folder() / "runs").mkdir(exist_ok=True)
+    with files.writable(folder := files.folder() / "runs"):
+        folder.mkdir(exist_ok=True)
     note(folder, run, rows=rows)
 
 

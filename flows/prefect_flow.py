@@ -46,7 +46,7 @@ query_task = partial(
 @interruption.cancellable
 def run_query(query: str, staging: Path) -> int:
     """Run one query over a connection of its own, stage its rows, and return how many there are."""
-    with notes.noting(staging, query), interruption.connection(query, staging) as connection:
+    with notes.noting(staging, query), files.writable(staging), interruption.connection(query, staging) as connection:
         return mart.stage(staging, query, connection.execute(warehouse.query(query).encode()))
 
 
@@ -91,10 +91,11 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
         with interruption.interruptible(staging, names, futures, limit_by), report.progress(staging, names, futures):
             wait(futures)
         rows, interrupted = report.rows(staging, names, futures), interruption.why(staging)
+        deleted = interrupted == interruption.DELETED  # and so cannot have any more task runs
         try:
-            load(staging, names)
+            (load.fn if deleted else load)(staging, names)
         finally:
-            cleanup(staging)
+            (cleanup.fn if deleted else cleanup)(staging)
             notes.record(run, rows)
             versions.send_task_runs(True)
     if interrupted:

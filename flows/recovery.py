@@ -4,7 +4,7 @@ import shutil
 from typing import Any
 
 from flows import limits, notes, versions
-from flows.api import endpoints, rest, states
+from flows.api import endpoints, rest, slots
 
 KILLED = "Its process was killed; a later run found out."
 
@@ -33,7 +33,7 @@ def _end_task_runs(task_runs: set[str], flow_run: str | None) -> None:
     ids = None if flow_run else sorted(task_runs)
     running = rest.rows(endpoints.task_runs(flow_run=flow_run, ids=ids, state=["RUNNING"]))
     for task_run in holding | {task_run["id"] for task_run in running}:
-        states.end(task_run, KILLED)
+        slots.end_task_run(task_run, KILLED)
     # Or before the server had heard of the task run that took the slot. Asked twice, since the counter and the holders
     # are two questions, and a live run may have taken a slot between them.
     if all(_only_holders(task_runs) for _ in range(2)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock
 
 from flows import files, lab, limits, settings
-from flows.api import endpoints, rest, server, states
+from flows.api import endpoints, rest, server, slots
 from flows.lab import keys
 
 _KERNEL = uuid.uuid4().hex  # an id of this kernel, since a process id means nothing in another container
@@ -115,7 +115,7 @@ def _remove_made(record: Record, interrupted: bool) -> None:
     limit = limits.read() if interrupted else None
     for holder in limit.holders if limit else []:
         if holder["flow_run_id"] in [run["id"] for run in runs]:
-            states.end(holder["task_run_id"], "The lesson that ran it was interrupted.")
+            slots.end_task_run(holder["task_run_id"], "The lesson that ran it was interrupted.")
     # The flow that is named PREFIX has only runs that a lesson recorded, perhaps one of an older version of the kit.
     made = [flow_id for name, flow_id in flows.items() if name == PREFIX or name not in record.flows]
     rest.gather([endpoints.delete("flows", flow_id) for flow_id in made])

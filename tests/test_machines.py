@@ -1,18 +1,22 @@
 """Machines that lack something: locks on files, watchers of files, a disk to write to, file handles."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
-from support.commands import FLOW, LAB, answer, refused
+from support.commands import FLOW, LAB, answer, refused, run, start
+from support.labs import slots
 from support.servers import free_port
 from support.waiting import eventually
 
-from flows import settings
+from flows import settings, warehouse
 
 # A filter that lets the kernel answer flock with an error, and a program that runs under it.
 WITHOUT_LOCKS = """
@@ -102,6 +106,59 @@ def test_everything_but_the_lab_s_folder_and_tmp_is_read_only(copied_lab: Path, 
             cwd=settings.PROJECT, capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
         assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+@pytest.fixture
+def small_disk(shared_lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a disk of 1 MB with the folder of a run that uses the shared lab's server and warehouse."""
+    assert os.getuid() == 0, "mounting a disk takes root; run the tests with sudo, as .ci/run does"
+    warehouse.prepare()
+    monkeypatch.setenv("WAREHOUSE_URL", warehouse.url())
+    monkeypatch.setenv("PREFECT_API_URL", shared_lab)
+    monkeypatch.setenv("FLOWS_LAB_API_URL", "")
+    (disk := tmp_path / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(disk / ".lab"))
+    yield disk
+    subprocess.run(["umount", "--lazy", "--recursive", disk], check=True)
+
+
+@pytest.mark.long
+def test_a_full_disk_is_named_before_anything_runs(small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    line = refused(run(FLOW))
+    assert f"{small_disk}/.lab cannot be used: No space left on device. Set FLOWS_LAB_DIR" in line
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", ["staging", "runs"])
+def test_a_folder_in_the_lab_s_that_cannot_be_written_to_is_named(small_disk: Path, folder: str) -> None:
+    """As when root has made it, or it is on another disk."""
+    (read_only := small_disk / ".lab" / folder).mkdir(parents=True)
+    subprocess.run(["mount", "--bind", read_only, read_only], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", read_only], check=True)
+    done = run(FLOW, "--queries", "busiest_clerks", "--json")
+    assert done.returncode == 1 and answer(done)["state"] == "Failed"
+    assert f"{read_only} cannot be used: Read-only file system. Set FLOWS_LAB_DIR" in done.stderr
+    assert "Traceback" not in done.stderr and "Error:" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_up_while_the_queries_run_is_named(small_disk: Path) -> None:
+    owner = warehouse.url().replace("//etl@", "//postgres@")
+    with psycopg.connect(owner) as holding:
+        holding.execute("lock table lineitem")
+        flow = start(FLOW, "--queries", "lines_per_order", "--json")
+        folder = small_disk / ".lab" / "staging"
+        eventually(lambda: list(folder.glob("*/lines_per_order.json")))
+        ballast = (small_disk / "ballast").open("wb", buffering=0)
+        with pytest.raises(OSError, match="No space left"):
+            while True:
+                ballast.write(bytes(4096))
+    out, err = flow.communicate(timeout=100)
+    assert flow.returncode == 1 and "Traceback" not in err, err
+    assert json.loads(out)["state"] == "Failed" and "cannot be used: No space left on device" in err
+    assert slots() == 0
 
 
 @pytest.mark.long

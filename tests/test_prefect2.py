@@ -107,6 +107,17 @@ def test_after_ctrl_c_it_ends_and_leaves_nothing(kind: limits.Kind, url: str) ->
     assert (slots(kind), staging()) == (0, [])
 
 
+def test_a_run_that_is_deleted_ends_and_leaves_nothing(url: str) -> None:
+    with in_the_middle("tag") as (flow, run_id):
+        rest.send(endpoints.delete("flow_runs", run_id))
+        out, err = flow.communicate(timeout=100)  # as above
+    assert flow.returncode == 1 and "Traceback" not in err, err
+    report = json.loads(out)
+    assert (report["state"], report["flow_run_id"], report["queries"]) == ("Cancelled", run_id, 20)
+    assert "Cancelled: The flow run was deleted on the server." in err
+    assert (slots("tag"), staging()) == (0, [])
+
+
 @pytest.mark.parametrize("kind", ["tag", "global"])
 def test_after_kill_9_the_next_run_frees_its_slots(kind: limits.Kind, url: str) -> None:
     with in_the_middle(kind) as (flow, run_id):

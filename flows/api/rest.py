@@ -24,7 +24,6 @@ PATIENCE = 30  # seconds after the first try in which a request may be repeated
 BUSY = (423, 429, 503)  # the statuses with which a server asks for a repeat; 503 is SQLite's while another one writes
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 READS = ("filter", "count", "paginate", "history", "count-task-runs")  # the ends of the paths of POSTs that only read
-TWICE = (*READS, "set_state", "renew", "decrement-with-lease")  # of those that may be sent twice
 _fewer: dict[str, int] = {}  # by the API's address: how many rows a server gives at once, if it has refused PAGE
 
 
@@ -117,7 +116,7 @@ async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str
     body = {**sent, "limit": size} if paged else request.body
     url = f"{base}/{path}"
     # What creates something is sent once: it may have been done, even if no answer came.
-    once = request.method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] not in TWICE
+    once = request.method == "POST" and path.rstrip("/").rsplit("/", 1)[-1] not in (*READS, "set_state", "renew")
     busy = tenacity.retry_if_result(lambda response: response.status_code in BUSY)
     tries = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(BROKEN) | busy,

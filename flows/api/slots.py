@@ -1,17 +1,14 @@
-"""Slots of a global limit. Prefect's own `concurrency` takes them too, but cannot be told to stop waiting for one.
-
-Endpoints: POST /v2/concurrency_limits/increment-with-lease, …/decrement-with-lease, …/leases/{id}/renew; in Prefect 2,
-which has no leases, …/increment and …/decrement.
-"""
+"""Slots: hold one of a global limit, or end a task run that holds one and whose process is gone."""
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any
 
 from flows import versions
-from flows.api import errors, rest
+from flows.api import endpoints, errors, rest
 from flows.settings import CannotRun
 
 LEASE = 60  # seconds without a sign of life after which Prefect 3 gives a slot to others
@@ -19,63 +16,73 @@ _turn = threading.Lock()
 
 
 @contextlib.contextmanager
-def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], object] = bool) -> Generator[None]:
+def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], Any] = bool) -> Generator[None]:
     """Hold a slot of the global `limit` during the block; none if the wait for it is `given_up`.
 
-    Calls `lost` if the lease expired, because this process stood still, and others have taken all slots.
+    Prefect's own `concurrency` cannot be told to stop waiting. Calls `lost`, which returns None, if the lease expired,
+    because this process stood still, and others have taken all slots.
     """
-    leases, over = versions.is_3(versions.here()), threading.Event()
-    slot, since = None, 0.0
+    leases, again, slot = versions.is_3(versions.here()), 0.0, None
+    action = f"increment{'-with-lease' * leases}"  # without, it ignores the duration
+    take = functools.partial(_ask, action, rest.BUSY, names=[limit], slots=1, lease_duration=LEASE)
     with _turn:  # one request at a time, however many tasks of this process wait
         while not slot and not given_up():
-            slot, pause = _take(limit, leases)
-            since = time.monotonic()
-            while not slot and (left := since + pause - time.monotonic()) > 0 and not given_up():
-                time.sleep(min(left, 0.1))
+            time.sleep(min(max(again - time.monotonic(), 0), 0.1))
+            slot, again = take() if time.monotonic() >= again else (None, again)
+    since = time.monotonic()
 
-    def keep() -> None:
+    def renew() -> None:
         nonlocal slot
-        while leases and slot and not over.wait(LEASE / 3):
-            with contextlib.suppress(CannotRun):  # of a server that is away, and so gives the slot to nobody
-                if _expired(slot):
-                    slot, _ = _take(limit, leases)
-                    _ = slot or lost()
+        with contextlib.suppress(CannotRun):  # of a server that is away, and so gives the slot to nobody
+            if slot and not _ask(f"leases/{slot['lease_id']}/renew", [410], lease_duration=LEASE)[0]:
+                slot = take()[0] or lost()
 
-    keeping = threading.Thread(target=keep, daemon=True)
-    keeping.start()
+    try:
+        with repeating(LEASE / 3, renew) if leases else contextlib.nullcontext():
+            yield
+    finally:
+        if slot and leases:
+            _ask("decrement-with-lease", lease_id=slot["lease_id"])
+        elif slot:
+            _ask("decrement", names=[limit], slots=1, occupancy_seconds=time.monotonic() - since)
+
+
+def end_task_run(task_run_id: str, message: str) -> None:
+    """End a task run whose process is gone, and so free its slots, but no others.
+
+    It becomes Crashed, or its own final state is set once more: either version of the server then frees its slots.
+    Endpoints: GET /task_runs/{id}, and POST …/set_state. Does nothing if there is no such task run.
+    """
+    task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
+    state = ("CRASHED", "Crashed", message)
+    if task_run and task_run["state_type"] in endpoints.FINAL:
+        state = (task_run["state"][key] for key in ("type", "name", "message"))
+    rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs")._replace(missing_ok=True))
+
+
+@contextlib.contextmanager
+def repeating(seconds: float, act: Callable[[], object]) -> Generator[None]:
+    """Call `act` in another thread, every few `seconds`, until the block ends."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds):
+            act()
+
+    acting = threading.Thread(target=repeat, daemon=True)
+    acting.start()
     try:
         yield
     finally:
         over.set()
-        keeping.join()
-        if slot and leases:
-            with contextlib.suppress(CannotRun):  # the lease ends by itself
-                _call("decrement-with-lease", lease_id=slot["lease_id"])
-        elif slot:
-            _call("decrement", names=[limit], slots=1, occupancy_seconds=time.monotonic() - since)
+        acting.join()
 
 
-def _take(limit: str, leases: bool) -> tuple[Any, float]:
-    """Return a slot and 0, or None and the seconds after which to ask again."""
-    body = {"names": [limit], "slots": 1, "mode": "concurrency"}
+def _ask(action: str, refusals: Collection[int] = (), **body: Any) -> tuple[Any, float]:
+    """Return the answer, or None and the time from which to ask again if its status is one of `refusals`."""
     try:
-        if leases:
-            return _call("increment-with-lease", **body, lease_duration=LEASE), 0
-        return _call("increment", **body), 0
+        return rest.call("POST", f"v2/concurrency_limits/{action}", body) or True, 0
     except CannotRun as error:
-        if error.answer is None or error.answer.status_code not in rest.BUSY:
+        if error.answer is None or error.answer.status_code not in refusals:
             raise
-        return None, errors.retry_after(error.answer)
-
-
-def _expired(slot: Any) -> bool:
-    """Renew the lease of `slot`, or return that it has expired."""
-    try:
-        _call(f"leases/{slot['lease_id']}/renew", lease_duration=LEASE)
-    except CannotRun as error:
-        return error.answer is not None and error.answer.status_code == 410
-    return False
-
-
-def _call(action: str, **body: Any) -> Any:
-    return rest.call("POST", f"v2/concurrency_limits/{action}", body)
+        return None, time.monotonic() + errors.retry_after(error.answer)

@@ -18,23 +18,15 @@ from typing import Any
 
 from flows import files, settings
 from flows.api import server
-from flows.settings import CannotRun
 
 
 @contextlib.contextmanager
 def locked() -> Generator[Path]:
     """Yield the lab's folder, locked against other processes. Raises CannotRun if it cannot be written to."""
-    folder = files.folder()
-    try:
-        with files.lock(folder / "lab.lock"):
-            for name in ("prefect", "logs"):
-                (folder / name).mkdir(exist_ok=True)
-            yield folder
-    except OSError as error:
-        raise CannotRun(
-            f"The lab in {folder} failed: {error.strerror or error}."
-            " Make room there, or set FLOWS_LAB_DIR to a folder on another disk."
-        ) from error
+    with files.writable(folder := files.folder()), files.lock(folder / "lab.lock"):
+        for name in ("prefect", "logs"):
+            (folder / name).mkdir(exist_ok=True)
+        yield folder
 
 
 def read() -> dict[str, Any]:

@@ -80,8 +80,7 @@ def _load(connection: psycopg.Connection, scale: float) -> None:
             with connection.transaction(), csv_files(folder / "tpch", scale) as files:
                 _copy(connection, files, scale)
     except (psycopg.errors.DiskFull, psycopg.errors.IoError) as error:
-        reason = f"The disk of {folder} is full: {error}."
-        raise CannotRun(f"{reason} Nothing was changed. Choose a smaller --scale.") from None
+        raise CannotRun(f"The disk of {folder} is full: {error}. Nothing changed. Choose a smaller --scale.") from None
     except psycopg.OperationalError as error:
         reason = str(error).partition("\n")[0]
         raise CannotRun(f"The load into the warehouse failed: {reason}. Nothing was changed. Run it again.") from None
