@@ -30,8 +30,8 @@ TOGETHER = {
     **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_mistakes", "test_monitor"], "lessons"),
     **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
 }
-# Modules whose tests share nothing.
-APART = {"test_lab"}
+# Modules whose tests go to whichever worker is free: they share nothing, or take long and mostly wait.
+APART = {"test_lab", "test_drills", "test_workers"}
 
 
 class Scheduling(LoadScopeScheduling):
