@@ -32,8 +32,8 @@ TOGETHER = {
     **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_monitor"], "lessons"),
     **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
 }
-# Modules whose tests share nothing.
-APART = {"test_lab"}
+# Modules whose tests go to whichever worker is free: they share nothing, or take long and mostly wait.
+APART = {"test_lab", "test_drills", "test_workers"}
 # What takes long begins first, so that the workers end at about the same time; and beside the first, which makes the
 # template of the labs, what can begin without it.
 FIRST = ["test_flow", "guarded", "test_lab", "lessons", "test_mistakes", "test_browser", "test_app"]

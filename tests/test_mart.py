@@ -14,6 +14,7 @@ import duckdb
 import psycopg
 import pytest
 from support.commands import FLOW, answer, refused, run, start
+from support.drills import recorded
 from support.labs import slots
 from support.waiting import eventually
 
@@ -320,20 +321,26 @@ def test_a_run_is_refused_before_its_queries_while_another_program_writes(shared
 
 @pytest.mark.long
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_run_waits_a_little_for_a_writer_that_came_later(shared_lab: str, closes: bool) -> None:
-    flow = start(FLOW, "--json")
-    eventually(lambda: slots() == 3)
-    with writer() as other:
-        if closes:
-            eventually(lambda: len(list((settings.read().flows_lab_dir / "staging").glob("*/*.parquet"))) == 20)
-            other.send_signal(signal.SIGKILL)
-        out, err = flow.communicate(timeout=100)
+def test_a_run_waits_a_little_for_a_writer_that_came_later(
+    shared_lab: str, full_mart: dict[str, list[tuple]], closes: bool
+) -> None:
+    with recorded() as record:
+        flow = start(FLOW, "--json")
+        eventually(lambda: slots() == 3)
+        with writer() as other:
+            if closes:
+                eventually(lambda: len(list((settings.read().flows_lab_dir / "staging").glob("*/*.parquet"))) == 20)
+                other.send_signal(signal.SIGKILL)
+            out, err = flow.communicate(timeout=100)
+        assert record.peak() <= 3 and record.refused() == 0
     report = json.loads(out.strip().splitlines()[-1])
     assert report["completed"] == 20 and "Traceback" not in err and "leaked" not in err
     if closes:
         assert flow.returncode == 0, err
     else:
         assert flow.returncode == 1 and "Failed: " in err and f"(PID {other.pid})" in err
+    assert tables() == {name: len(rows) for name, rows in full_mart.items()} | {"mine": 1000}
     assert answer(run(FLOW, "--queries", "busiest_clerks", "--json"))["state"] == "Completed"
+    assert not list((settings.read().flows_lab_dir / "staging").glob("*")) and slots() == 0
     with duckdb.connect(str(mart.path())) as connection:
         connection.execute("drop table mine")

@@ -58,7 +58,7 @@ def url(data: Path, database: str, role: str = "postgres") -> str:
 
 
 def running(data: Path) -> int | None:
-    """Return the process id of the server on the folder `data`; None if none runs, or none that anybody can reach.
+    """Return the process id of the server on the folder `data`; None if none runs, or none that lets anybody in.
 
     Raises CannotRun if it runs but cannot be seen or reached from here, or was stopped: its data must not be touched.
     """
@@ -67,8 +67,10 @@ def running(data: Path) -> int | None:
     pid, socket = servers[0].pid if servers else None, sockets.folder(data) / ".s.PGSQL.5432"
     deadline = time.monotonic() + PATIENCE
     while pid and socket.exists():
-        if _answers(data):
+        if not (refusal := _refusal(data)):
             return pid
+        if "shutting down" in refusal:  # after SIGTERM, for as long as somebody is connected
+            return None
         if time.monotonic() > deadline:
             remedy = f"Let it go on (kill -CONT {pid}) or end it (kill -KILL {pid}), then try again."
             raise CannotRun(f"The lab's PostgreSQL (process {pid}) stands still: it gives no answer. {remedy}")
@@ -106,7 +108,7 @@ def start(data: Path, log: Path) -> int:
         for path in [folder, *copied]:
             os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
     command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder), *OPTIONS]
-    return processes.start("PostgreSQL", command, data, log, PLAIN, lambda: _answers(data))
+    return processes.start("PostgreSQL", command, data, log, PLAIN, lambda: not _refusal(data))
 
 
 def stop(data: Path) -> None:
@@ -129,10 +131,13 @@ def connect(address: str) -> Generator[psycopg.Connection]:
         yield connection
 
 
-def _answers(data: Path) -> bool:
-    with contextlib.suppress(psycopg.OperationalError), connect(url(data, "postgres")):
-        return True
-    return False
+def _refusal(data: Path) -> str | None:
+    """Return why the server on the folder `data` refuses a connection, or None if it does not."""
+    try:
+        with connect(url(data, "postgres")):
+            return None
+    except psycopg.OperationalError as error:
+        return str(error)
 
 
 def _sees(pid: int, path: Path) -> bool:
