@@ -1,6 +1,8 @@
 """The situations that some exercises begin with, made on the server."""
 
+import contextlib
 import random
+from collections.abc import Generator
 from datetime import datetime, timedelta, timezone
 
 import psycopg
@@ -14,7 +16,8 @@ from flows.api.rest import Request
 def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
     """Move a flow run of the lab and its task runs back by a day; return two times between which it now began.
 
-    On a server that the user named, nothing is moved, and the two times are those of the run today.
+    A run that was moved before stays where it is. On a server that the user named, nothing is moved, and the two
+    times are those of the run today.
     """
     now = datetime.now(timezone.utc)
     if not server.is_lab(server.attach()):
@@ -23,7 +26,8 @@ def move_to_yesterday(flow_run_id: str) -> tuple[datetime, datetime]:
     moved = ", ".join(f"{column} = {column} - interval '1 day'" for column in columns)
     with psycopg.connect(str(lab.status().database)) as connection:
         for table, key in (("flow_run", "id"), ("task_run", "flow_run_id")):
-            connection.execute(f"update {table} set {moved} where {key} = %s", [flow_run_id])
+            today = f"{key} = %s and expected_start_time > now() - interval '12 hours'"
+            connection.execute(f"update {table} set {moved} where {today}", [flow_run_id])
     return now - timedelta(hours=36), now - timedelta(hours=12)
 
 
@@ -44,6 +48,17 @@ def waiting_runs(deployment: str) -> dict[str, str]:
     hold_slot("lesson-full", runs[running])
     rest.send(record_task_run(runs[running], "waiting one", "lesson-full", "PENDING"))
     return runs
+
+
+@contextlib.contextmanager
+def unseen_runs(flow: str) -> Generator[None]:
+    """Until the block ends, let a new flow named `flow` have two runs in each of four final states."""
+    made = rest.send(create_flow(flow))["id"]
+    rest.gather([record_flow_run(made, f"{flow} {state}", state) for state in 2 * endpoints.FINAL])
+    try:
+        yield
+    finally:
+        rest.send(endpoints.delete("flows", made))
 
 
 def hold_slot(tag: str, flow_run_id: str | None = None) -> None:

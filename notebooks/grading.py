@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec
 
-from pydantic import SecretStr
+from pydantic import Secret, SecretStr
 
 import lessons
 from flows.api import endpoints, rest
@@ -40,15 +40,34 @@ def printing(check: Callable[Answer, str]) -> Callable[Answer, None]:
 def environment(configuration: Mapping[str, Any]) -> Generator[None]:
     """Until the block ends, set the server and the credentials that `configuration` has, and no others."""
     before = dict(os.environ)
-    for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS"):
+    # The last one marks custom headers as the kit's own; these are the learner's.
+    for name in ("URL", "KEY", "AUTH_STRING"):
+        os.environ.pop(f"PREFECT_API_{name}", None)
+    for name in ("PREFECT_CLIENT_CUSTOM_HEADERS", "FLOWS_ADDED_AUTHORIZATION"):
         os.environ.pop(name, None)
     for name, value in configuration.items():
-        os.environ[name] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        os.environ[name] = str(value.get_secret_value() if isinstance(value, Secret | SecretStr) else value)
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def number(answer: float | str | None) -> float | None:
+    """Return `answer` as a number, None if there is none. Raises Wrong if it is not a number."""
+    try:
+        return None if answer is None else float(answer)
+    except ValueError:
+        raise Wrong(f"{answer!r} is not a number. Write one such as 1.5.") from None
+
+
+def parts(problems: Mapping[str, str]) -> None:
+    """Raise Wrong for the first of `problems` (by part of the answer), with the parts that have none; pass if all."""
+    right = [part for part, problem in problems.items() if not problem]
+    done = f" Already right: {', '.join(right)}." if right else ""
+    for problem in filter(None, problems.values()):
+        raise Wrong(problem + done)
 
 
 def newest_run(flow: str, tasks: int) -> pages.Run:

@@ -61,6 +61,11 @@ def begin() -> None:
     print("Ready.")
 
 
+def begun() -> bool:
+    """Return whether this kernel's lesson has begun, and has not ended since."""
+    return records.file().exists()
+
+
 def guarded(auth: str, https: bool = False) -> str:
     """Restart the lab's server with this way of checking callers, as `lab.up` does, and return its API address.
 
@@ -84,7 +89,7 @@ def end(*flow_runs: object) -> None:
     runs of the main job, which are listed because others may have such runs too. It puts back the limit of the kit's
     own tag, and how the lab checks its callers.
     """
-    if not records.file().exists():
+    if not begun():
         raise CannotRun("This lesson has already ended, or it has not begun. Run it from its first cell.")
     with contextlib.redirect_stderr(io.StringIO()):
         rest.gather([endpoints.delete("flow_runs", str(flow_run)) for flow_run in flow_runs])

@@ -83,7 +83,9 @@ def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folde
 
 
 @pytest.mark.long
-def test_the_playground_starts_again_after_a_kernel_that_was_killed_while_it_played(lab_folder: Path) -> None:
+def test_the_playground_starts_again_after_its_end_and_after_a_kernel_that_was_killed_while_it_played(
+    lab_folder: Path,
+) -> None:
     interrupted = read("playground")
     press = next(place for place, cell in enumerate(interrupted.cells) if "button.click()" in cell.source)
     del interrupted.cells[press:]
@@ -97,7 +99,14 @@ os.kill(os.getpid(), signal.SIGKILL)"""
     server.use()
     left = limits.read("lesson-play")
     assert left and left.active_slots == 3, "the lesson after this one has nothing to put right"
-    execute(read("playground"), lab_folder)
+    again = read("playground")
+    press = "queries.value = (); button.click(); print(shown.value)"
+    sources = [press, press.replace("()", "names[:1]", 1), "print(button.disabled); lessons.end()"]
+    again.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    execute(again, lab_folder)
+    none, one, ended = map(text, again.cells[-3:])
+    assert "Choose at least one query." in none and "The limit held: at most 1 ran" in one
+    assert ended == "False\nThe lab is as you found it.\n"
     assert limits.read("lesson-play") is None
 
 

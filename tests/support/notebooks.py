@@ -1,6 +1,7 @@
 """The lessons' notebooks: read them, look at their cells, and run them."""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,16 @@ def code(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def prose(notebook: NotebookNode) -> str:
-    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    """Return the text of the cells that are not code, without the code that is quoted in it."""
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def solution(cell: NotebookNode) -> str:
+    """Return the code in a solution's fold, where a learner opens it, and nothing runs it but a test."""
+    found = re.search(r"^```python\n(.*?)\n```$", cell.source, re.MULTILINE | re.DOTALL)
+    assert found, "a solution is a fold with a block of code"
+    return found[1]
 
 
 def tagged(notebook: NotebookNode, tag: str) -> list[int]:
