@@ -48,7 +48,8 @@ def progress(staging: Path, names: Sequence[str], futures: Sequence[Any]) -> Gen
         counts = f"{running} run, {len(names) - done - running} wait, {done} done"
         return Columns([counts, ProgressBar(len(names), done, width=40)])
 
-    with Live(get_renderable=line, console=console) if console.is_terminal else contextlib.nullcontext():
+    shown = Live(get_renderable=line, console=console) if console.is_terminal else contextlib.nullcontext()
+    with contextlib.suppress(OSError), shown:  # of a terminal that was closed
         yield
 
 

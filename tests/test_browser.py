@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.commands import FLOW, answer, run, start
 from support.labs import kill
-from support.servers import free_port
+from support.servers import forwarded, free_port
 from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
@@ -102,12 +102,23 @@ def deployment(shared_lab: str) -> Iterator[str]:
     rest.call("DELETE", f"deployments/{deployment['id']}")
 
 
-def test_every_link_works_below_a_path(shared_lab: str, serve, page: Page, deployment: str) -> None:
+@pytest.fixture(params=["below a path", "over a forwarded port"])
+def elsewhere(serve, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Yield an address of the monitor that is not the one at which it runs, as its visitors may have it."""
+    if request.param == "below a path":
+        yield serve("main.py", "tools/monitor")
+        return
+    with forwarded(int(serve("main.py").rpartition(":")[2])) as port:
+        yield f"http://localhost:{port}"
+
+
+def test_every_link_stays_where_the_monitor_was_opened(
+    shared_lab: str, elsewhere: str, page: Page, deployment: str
+) -> None:
     flow_run = create_run("it broke", "FAILED", "the disk is full")
     one = {"flow_run_id": flow_run, "name": "a", "task_key": "a", "dynamic_key": "0", "tags": ["database"]}
     task_run = rest.call("POST", "task_runs/", one | {"state": {"type": "RUNNING", "name": "Running"}})["id"]
     rest.call("POST", "concurrency_limits/increment", {"names": ["database"], "task_run_id": task_run})
-    below = serve("main.py", "tools/monitor")
     found = set()
     for path, seen in {
         "": page.get_by_role("heading", name="What failed"),
@@ -116,7 +127,7 @@ def test_every_link_works_below_a_path(shared_lab: str, serve, page: Page, deplo
         "/limits": page.get_by_role("link", name="its run"),
         "/start?deployment=made+by+a+test%2Fserved": page.get_by_role("button", name="Start", exact=False).last,
     }.items():
-        page.goto(below + path)
+        page.goto(elsewhere + path)
         expect(seen).to_be_visible()
         if path.startswith("/start"):
             seen.click()
@@ -124,14 +135,14 @@ def test_every_link_works_below_a_path(shared_lab: str, serve, page: Page, deplo
         links = [urljoin(page.url, one) for one in page.locator("a").evaluate_all("all => all.map(a => a.href)")]
         links += [urljoin(page.url, text) for text in cell(page, "run?id=").all_inner_texts()]
         found |= {link for link in links if "#" not in link}
-    assert f"{below}/run?id={flow_run}" in found and len([link for link in found if "run?id=" in link]) >= 2
+    assert f"{elsewhere}/run?id={flow_run}" in found and len([link for link in found if "run?id=" in link]) >= 2
     for link in found:
-        assert link.startswith(f"{below}/") and httpx.get(link).status_code == 200, link
-    page.goto(below)
+        assert link.startswith(f"{elsewhere}/") and httpx.get(link).status_code == 200, link
+    page.goto(elsewhere)
     expect(cell(page, f"run?id={flow_run}").first).to_be_attached()
     page.evaluate("link => window.location.assign(link)", f"run?id={flow_run}")  # as a click on the painted link does
     expect(page.get_by_role("heading", name="it broke · Failed")).to_be_visible()
-    page.goto(below)
+    page.goto(elsewhere)
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as CSV").click()
     assert "it broke" in download.value.path().read_text()

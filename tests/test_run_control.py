@@ -1,11 +1,14 @@
 """A run of the main job that is told to stop, in whatever way; one that is tried again; one that stood still."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from support.labs import slots
 from support.runs import in_the_middle, staging, tables
 from support.waiting import eventually
 
-from flows import interruption, lab, limits, notes, settings, warehouse
+from flows import interruption, lab, limits, mart, notes, settings, warehouse
 from flows.api import endpoints, rest
 from flows.api import slots as slots_of_global
 
@@ -75,6 +78,45 @@ def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: 
     assert took < time.monotonic() - began, "stopping takes less than a whole run"
     query_runs = endpoints.task_runs(flow_run=after["flow_run_id"], tag=limits.TAG, state=["COMPLETED"])
     eventually(lambda: len(rest.rows(query_runs)) == 20)  # which, once a run was deleted, may take a while
+
+
+@pytest.mark.long
+def test_a_terminal_that_is_closed_stops_the_run(shared_lab: str) -> None:
+    """With its window, or its connection over ssh: the kernel sends SIGHUP, and nobody reads what is printed."""
+    mart.path().unlink(missing_ok=True)
+    terminal, end = pty.openpty()
+    os.set_blocking(terminal, False)
+    with psycopg.connect(lab.database("warehouse")) as holding:
+        holding.execute("lock table lineitem")
+        flow = subprocess.Popen(
+            [sys.executable, FLOW, "--queries", "busiest_clerks,lines_per_order"],
+            cwd=settings.PROJECT, stdin=end, stdout=end, stderr=end, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
+        )  # fmt: skip
+        os.close(end)
+        shown = b""
+
+        def one_is_done() -> bool:
+            nonlocal shown
+            with contextlib.suppress(BlockingIOError):
+                shown += os.read(terminal, 65536)
+            return b"1 done" in shown and notes.unfinished(staging()[0]) == ["lines_per_order"]
+
+        try:
+            eventually(one_is_done)
+            run_id = staging()[0].name
+            os.close(terminal)
+            assert flow.wait(100) == 1
+        finally:
+            flow.kill()
+            flow.wait()
+    assert rest.send(endpoints.flow_run(run_id))["state_name"] == "Cancelled"
+    assert {row["query"]: row["state"] for row in notes.recorded(run_id)} == {
+        "busiest_clerks": "Completed",
+        "lines_per_order": "Cancelled",
+    }
+    assert list(tables()) == ["busiest_clerks"]
+    assert staging() == [] and slots() == 0
 
 
 @pytest.mark.long

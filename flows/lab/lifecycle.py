@@ -104,8 +104,7 @@ def _start_postgres(folder: Path) -> None:
     if pid and pid == facts.get("pids", {}).get("postgres"):
         return
     if shutil.disk_usage(folder).free < 150e6:
-        full = f"The disk of {folder} has less than 150 MB left."
-        raise CannotRun(f"{full} Make room, or set FLOWS_LAB_DIR to another disk.")
+        raise CannotRun(f"The disk of {folder} has less than 150 MB left. Make room, or set FLOWS_LAB_DIR to another.")
     pid = pid or postgres.start(data, folder / "logs" / "postgres.log")
     with postgres.connect(postgres.url(data, "postgres")) as connection:
         for role, connections in (("prefect", -1), ("etl", limits.DEFAULT)):

@@ -51,6 +51,31 @@ def answering(text: bytes | None) -> Iterator[str]:
         server.shutdown()
 
 
+@contextlib.contextmanager
+def forwarded(port: int) -> Iterator[int]:
+    """Yield another port from which connections go to `port`, as with `ssh -L`."""
+
+    def pass_on(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as there:
+                back = threading.Thread(target=pass_on, args=(there, self.request), daemon=True)
+                back.start()
+                pass_on(self.request, there)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
 def free_port() -> int:
     """Return a port that no program listens on."""
     with socket.socket() as probe:
