@@ -18,15 +18,7 @@ from flows import settings
 from flows.lab import packages, processes, sockets
 from flows.settings import CannotRun
 
-OPTIONS = ["--listen_addresses=", "--unix_socket_permissions=0700", "--shared_buffers=64MB", "--max_wal_size=256MB"]
-# There is no replica, so that a load into a new table need not be logged row by row.
-OPTIONS += ["--wal_level=minimal", "--max_wal_senders=0"]
-# Only a crash of the whole machine can damage the data now, and scripts/lab.py reset makes them again.
-OPTIONS += ["--fsync=off", "--full_page_writes=off"]
-# One query uses one core, so that its cost depends as little as possible on the queries that run beside it.
-OPTIONS += ["--max_parallel_workers_per_gather=0", "--jit=off"]
-# A query whose client was killed ends within a second, and gives its connection back.
-OPTIONS += ["--client_connection_check_interval=1s"]
+SETTINGS = Path(__file__).with_name("postgresql.conf")
 SERVER, ANY = "postgres -D", "postgres( -D|: )"  # its command line; also the titles of its children
 PLAIN = {"LC_ALL": "C", "TZ": "UTC"}  # environment variables for PostgreSQL's programs
 PATIENCE = 30  # seconds for a server that starts, or recovers after the crash of a connection
@@ -107,7 +99,15 @@ def start(data: Path, log: Path) -> int:
         copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
         for path in [folder, *copied]:
             os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
-    command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder), *OPTIONS]
+    command = [
+        *_as_owner(),
+        str(programs() / "postgres"),
+        "-D",
+        str(data),
+        "-k",
+        str(folder),
+        f"--config-file={SETTINGS}",
+    ]
     return processes.start("PostgreSQL", command, data, log, PLAIN, lambda: not _refusal(data))
 
 
