@@ -23,7 +23,7 @@ from support.servers import forget_servers, free_port
 from support.waiting import eventually
 
 from flows import lab, limits
-from flows.api import body_keys, endpoints, rest
+from flows.api import endpoints, rest
 from flows.api.rest import Request
 from flows.monitor import pages
 from flows.settings import CannotRun
@@ -187,17 +187,15 @@ def test_the_keys_are_those_that_the_server_knows(shared_lab: str) -> None:
     paths = {path.removeprefix("/api/").lstrip("/"): methods for path, methods in known["paths"].items()}
     checked = 0
     for path, methods in paths.items():
-        ending = next(
-            (key for key in body_keys.KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None
-        )
+        ending = next((key for key in rest.KEYS if path == key or (path.endswith(f"/{key}") and "{" in path)), None)
         if ending and "post" in methods:
             schema = methods["post"]["requestBody"]["content"]["application/json"]["schema"]
             while "properties" not in schema:
                 reference = schema.get("$ref") or next(part for part in schema["anyOf"] if "$ref" in part)["$ref"]
                 schema = known["components"]["schemas"][reference.rsplit("/", 1)[1]]
-            assert sorted(schema["properties"]) == body_keys.KEYS[ending], path
+            assert sorted(schema["properties"]) == rest.KEYS[ending], path
             checked += 1
-    assert checked >= len(body_keys.KEYS)
+    assert checked >= len(rest.KEYS)
 
 
 def test_many_rows_come_whole_even_if_the_server_cannot_tell_their_order(shared_lab: str) -> None:

@@ -3,18 +3,21 @@
 import asyncio
 import concurrent.futures
 import functools
+import json
 import os
 import random
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import tenacity
 
 from flows import settings
-from flows.api import body_keys, credentials, errors, server
+from flows.api import credentials, errors, server
+from flows.settings import CannotRun
 
 PAGE = 200  # a request for so many rows asks for as many as the server gives at once; see `page`
 AT_ONCE = 6  # requests under way at the same time
@@ -24,6 +27,9 @@ PATIENCE = 30  # seconds after the first try in which a request may be repeated
 BUSY = (423, 429, 503)  # the statuses with which a server asks for a repeat; 503 is SQLite's while another one writes
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 READS = ("filter", "count", "paginate", "history", "count-task-runs")  # the ends of the paths of POSTs that only read
+# The keys that a body may have, by the end of the endpoint's path, in both versions of Prefect. The server ignores others
+# at the first level, so that a typo in a filter selects everything.
+KEYS: dict[str, list[str]] = json.loads(Path(__file__).with_name("body_keys.json").read_text())
 _fewer: dict[str, int] = {}  # by the API's address: how many rows a server gives at once, if it has refused PAGE
 
 
@@ -111,7 +117,10 @@ def _client(*_: object) -> tuple[httpx.AsyncClient, asyncio.AbstractEventLoop]:
 
 async def _answer(client: httpx.AsyncClient, base: str, header: Mapping[str, str], request: Request) -> Any:
     path, sent, size = request.path.lstrip("/"), request.body or {}, _fewer.get(base, PAGE)
-    body_keys.check(path, sent)
+    known = next((keys for ending, keys in KEYS.items() if f"/{path}".endswith(f"/{ending}")), sent)
+    if unknown := sorted(set(sent).difference(known)):
+        ignored = f"{path} does not know the key {unknown[0]!r}, and the server would silently ignore it."
+        raise CannotRun(f"{ignored} Choose from: {', '.join(known)}.")
     paged = sent.get("limit") == PAGE
     body = {**sent, "limit": size} if paged else request.body
     url = f"{base}/{path}"

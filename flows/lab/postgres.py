@@ -99,15 +99,8 @@ def start(data: Path, log: Path) -> int:
         copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
         for path in [folder, *copied]:
             os.chown(path, pwd.getpwnam("nobody").pw_uid, 65534, follow_symlinks=False)
-    command = [
-        *_as_owner(),
-        str(programs() / "postgres"),
-        "-D",
-        str(data),
-        "-k",
-        str(folder),
-        f"--config-file={SETTINGS}",
-    ]
+    command = [*_as_owner(), str(programs() / "postgres"), "-D", str(data), "-k", str(folder)]
+    command += [f"--config-file={SETTINGS}"]
     return processes.start("PostgreSQL", command, data, log, PLAIN, lambda: not _refusal(data))
 
 
