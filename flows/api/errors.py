@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 
-from flows.api import environment
-from flows.api.server import named
+from flows.api.server import named, proxy
 from flows.settings import CannotRun, Refused
 
 
@@ -45,8 +44,9 @@ def unreachable(url: str, error: Exception) -> CannotRun:
         seconds = error.request.extensions["timeout"][waited_for]
         next_step = "Request less data, or check that the server is running and that no firewall is in the way."
         return CannotRun(f"{url} did not answer within {seconds:g} s. {next_step}")
-    if isinstance(error, httpx.TransportError) and (proxy := environment.proxy(url)):
-        return CannotRun(f"{server} cannot be reached through the proxy in {proxy} ({text}). Correct or unset {proxy}.")
+    if isinstance(error, httpx.TransportError) and (variable := proxy(url)):
+        through = f"{server} cannot be reached through the proxy in {variable} ({text})."
+        return CannotRun(f"{through} Correct or unset {variable}.")
     if isinstance(error, httpx.ConnectError):
         if any(words in text for words in ("Name or service", "nodename", "name resolution")):
             return CannotRun(f"No machine has the name {address.host}. Correct {named()}.")

@@ -27,8 +27,8 @@ PATIENCE = 30  # seconds after the first try in which a request may be repeated
 BUSY = (423, 429, 503)  # the statuses with which a server asks for a repeat; 503 is SQLite's while another one writes
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 READS = ("filter", "count", "paginate", "history", "count-task-runs")  # the ends of the paths of POSTs that only read
-# The keys that a body may have, by the end of the endpoint's path, in both versions of Prefect. The server ignores others
-# at the first level, so that a typo in a filter selects everything.
+# The keys that a body may have in either version of Prefect, by the end of the endpoint's path. The server ignores
+# others at the first level, so that a typo in a filter selects everything.
 KEYS: dict[str, list[str]] = json.loads(Path(__file__).with_name("body_keys.json").read_text())
 _fewer: dict[str, int] = {}  # by the API's address: how many rows a server gives at once, if it has refused PAGE
 

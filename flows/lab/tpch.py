@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from flows import settings
-from flows.lab import packages
+from flows.lab import missing
 from flows.lab.lifecycle import database
 from flows.settings import CannotRun
 from flows.warehouse import TABLES, connect
@@ -56,7 +56,7 @@ def csv_files(folder: Path, scale: float) -> Generator[dict[str, Path]]:
     """Yield the tables as CSV files, by name, in `folder`, which is removed afterwards."""
     program = shutil.which("tpchgen-cli", path=sysconfig.get_path("scripts")) or shutil.which("tpchgen-cli")
     if program is None:
-        raise packages.missing("tpchgen-cli")
+        raise missing("tpchgen-cli")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         made = subprocess.run([program, "csv", "-s", str(scale), "-o", folder], capture_output=True, text=True)
