@@ -30,9 +30,8 @@ def writable(folder: Path, why: str = "") -> Generator[None]:
     try:
         yield
     except OSError as error:
-        choose = "Set FLOWS_LAB_DIR to a folder that you can write to, on a local disk with some free space."
-        reason = f"The lab's folder {folder} cannot be used{why}: {error.strerror or error}."
-        raise CannotRun(f"{reason} {choose}") from error
+        todo = "Set FLOWS_LAB_DIR to a folder that you can write to, on a local disk with some free space."
+        raise CannotRun(f"The lab's folder {folder} cannot be used{why}: {error.strerror or error}. {todo}") from error
 
 
 def lock(file: Path, mode: int = 0o600, blocking: bool = True) -> BaseFileLock:

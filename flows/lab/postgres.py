@@ -40,8 +40,7 @@ def programs() -> Path:
         return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
     if (named / "initdb").is_file() and (named / "postgres").is_file():
         return named
-    reason = f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there."
-    raise CannotRun(f"{reason} Set it to PostgreSQL's bin folder.")
+    raise CannotRun(f"FLOWS_PG_BIN is {named}, but initdb and postgres are not there. Set it to their folder.")
 
 
 def url(data: Path, database: str, role: str = "postgres") -> str:
@@ -143,20 +142,22 @@ def _sees(pid: int, path: Path) -> bool:
 
 def _create(data: Path, log: Path) -> None:
     """Make the folder `data`, complete or not at all."""
+    owner, new = _as_owner(), data.with_suffix(".new")
     try:
         pwd.getpwuid(os.getuid())
-    except KeyError:
-        entry = f"echo 'learner:x:{os.getuid()}:{os.getgid()}::/tmp:/bin/sh' >> /etc/passwd"
-        why = f"Your user id {os.getuid()} has no name on this machine, and PostgreSQL asks for one."
-        raise CannotRun(f"{why} Give it one, as root: {entry}. Or run the kit as a user who has one.") from None
-    new = data.with_suffix(".new")
+    except KeyError:  # only initdb asks for the user's name: in a namespace of its own, it is nobody's
+        owner = ["env", "unshare", "--user", "--map-user=65534"]
     shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(data, ignore_errors=True)
-    command = [*_as_owner(), str(programs() / "initdb"), "-D", str(new), "-U", "postgres"]
+    command = [*owner, str(programs() / "initdb"), "-D", str(new), "-U", "postgres"]
     command += ["-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     made = subprocess.run(command, cwd=data.parent, env=processes.environment(PLAIN), capture_output=True, text=True)
     with log.open("a") as file:
         file.write(made.stdout + made.stderr)
+    if made.returncode and "unshare" in owner:
+        entry = f"echo 'learner:x:{os.getuid()}:{os.getgid()}::/tmp:/bin/sh' >> /etc/passwd"
+        why = f"Your user id {os.getuid()} has no name on this machine, and PostgreSQL asks for one."
+        raise CannotRun(f"{why} Give it one, as root: {entry}. Or run the kit as a user who has one.")
     if made.returncode:
         # initdb ends with what it removed again and what to try; the line that says why comes before.
         reasons = [line for line in made.stderr.splitlines() if "warning:" not in line] or ["no reason given"]
