@@ -23,7 +23,7 @@ from flows.monitor import frames
 from flows.settings import CannotRun
 from grading import Wrong, environment, newest_run, number, parts, printing
 
-PAUSE = 3.0  # seconds from the end of the last query to the end of the flow in which no cleanup takes longer
+PAUSE = 5.0  # seconds from the end of the last query to that of the flow: more than a cleanup takes on a busy machine
 
 
 @printing

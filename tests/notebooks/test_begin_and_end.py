@@ -101,11 +101,13 @@ os.kill(os.getpid(), signal.SIGKILL)"""
     assert left and left.active_slots == 3, "the lesson after this one has nothing to put right"
     again = read("playground")
     press = "queries.value = (); button.click(); print(shown.value)"
-    sources = [press, press.replace("()", "names[:1]", 1), "print(button.disabled); lessons.end()"]
+    sources = [press, press.replace("()", "names[:1]", 1), "slots.value, longer.value = 6, 3"]
+    sources += [press.replace("()", "names[:6]", 1), "print(button.disabled); lessons.end()"]
     again.cells += [nbformat.v4.new_code_cell(source) for source in sources]
     execute(again, lab_folder)
-    none, one, ended = map(text, again.cells[-3:])
+    none, one, _, six, ended = map(text, again.cells[-5:])
     assert "Choose at least one query." in none and "The limit held: at most 1 ran" in one
+    assert "failed: too many connections for role" in six
     assert ended == "False\nThe lab is as you found it.\n"
     assert limits.read("lesson-play") is None
 
