@@ -124,8 +124,7 @@ def main() -> int:
     job = dask.on_cluster(main_etl, chosen.address, folder) if chosen.runner == "dask" else main_etl
     with mart.kept():  # rather refused now than after the queries
         pass
-    url = server.use()
-    server.check_prefect(url)
+    server.check_prefect(url := server.use())
     limit = limits.ready(chosen.limit_by, chosen.limit, warn=partial(print, file=sys.stderr))
     warehouse.prepare(chosen.scale)
     cli.quiet_prefect()  # the table says it, and the server has the logs

@@ -42,7 +42,7 @@ def first(flow_run_id: str) -> Run:
     page, poll = pages.run(flow_run_id), None
     if workers.awaited(page.flow_run):
         pool = page.flow_run["work_pool"]
-        poll = workers.polling(pool, rest.send(endpoints.workers(pool)), page.read_at)
+        poll = workers.polling(pool, rest.send(workers.request(pool)), page.read_at)
     return Run(**vars(page), poll=poll, unread=Unread(page.read_at, 0, page.read_at))
 
 
@@ -79,7 +79,7 @@ def run(page: Run) -> Run:
     flow_run_id, now = page.flow_run["flow_run_id"], pd.Timestamp.now("UTC")
     # A run that waits for a worker has no task runs yet.
     waits = workers.awaited(page.flow_run)
-    changes = endpoints.workers(page.flow_run["work_pool"]) if waits else _changed(page)
+    changes = workers.request(page.flow_run["work_pool"]) if waits else _changed(page)
     lines = endpoints.logs(flow_run=flow_run_id, since=None if page.logs.empty else page.logs["time"].iloc[-1])
     reads = [endpoints.flow_run(flow_run_id), changes, lines, limit_rows.request(page.version)]
     answer, rows, lines, limits = rest.gather(reads)

@@ -13,6 +13,8 @@ from texts import plain
 from flows.api import endpoints, rest
 from flows.settings import CannotRun
 
+DEPLOYMENTS = rest.Request("POST", "deployments/filter", {"sort": "NAME_ASC", "limit": rest.PAGE})
+
 
 def show() -> None:
     """Draw the page."""
@@ -22,7 +24,7 @@ def show() -> None:
         if not actions.allowed():
             st.caption("This monitor is read-only because MONITOR_READ_ONLY is set: nothing can be started from here.")
             return
-        deployments, flows = rest.gather([endpoints.deployments(), endpoints.flows()])
+        deployments, flows = rest.gather([DEPLOYMENTS, endpoints.flows()])
         if not deployments:
             st.caption("The server has no deployment. Create one: prefect deploy flows/prefect_flow.py:main_etl")
             return

@@ -114,7 +114,7 @@ def test_4_a_worker_is_killed(shared_lab: str, expected: Tables, tmp_path: Path)
 
 
 def workers() -> dict[str, str]:
-    return {worker["name"]: worker["status"] for worker in rest.send(endpoints.workers("flows"))}
+    return {worker["name"]: worker["status"] for worker in rest.call("POST", "work_pools/flows/workers/filter", {})}
 
 
 def test_6_the_gateway_is_away_for_10_seconds(copied_lab: Path) -> None:

@@ -22,7 +22,7 @@ from support.servers import free_port
 from support.waiting import eventually
 
 from flows import lab, settings, warehouse
-from flows.lab import sockets, state
+from flows.lab import processes, state
 
 QUERIES = ["--queries", "busiest_clerks,lines_per_order", "--json"]
 NOWHERE = "http://127.0.0.1:9"
@@ -99,7 +99,10 @@ def test_a_variable_that_keeps_from_a_named_server_is_named(
 
 def test_a_socket_that_is_gone_is_repaired(copied_lab: Path) -> None:
     lab.up()
-    for gone in (sockets.folder(copied_lab / "postgres"), sockets.folder(copied_lab / "postgres") / ".s.PGSQL.5432"):
+    for gone in (
+        processes.socket_folder(copied_lab / "postgres"),
+        processes.socket_folder(copied_lab / "postgres") / ".s.PGSQL.5432",
+    ):
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
         with psycopg.connect(lab.database("warehouse")) as connection:
             assert connection.execute("select 1").fetchone() == (1,)
@@ -204,7 +207,7 @@ def within(namespaces: list[str], before: str, *command: str) -> subprocess.Comp
 @pytest.mark.long
 def test_where_tmp_is_another_one_the_lab_s_own_process_is_named(outside: Path) -> None:
     # The rest of /tmp stays, in which Python may be.
-    line = refused(within(["-m"], f"mount -t tmpfs none {sockets.folder(outside / 'postgres')};", FLOW))
+    line = refused(within(["-m"], f"mount -t tmpfs none {processes.socket_folder(outside / 'postgres')};", FLOW))
     assert f"process {lab.status().pids['postgres']}" in line and "/tmp of this program" in line
     assert answer(run(FLOW, *QUERIES))["completed"] == 2
 

@@ -24,7 +24,7 @@ from support.waiting import eventually
 
 from flows import lab, settings
 from flows.api import credentials, diagnosis, server
-from flows.lab import gateway, keys, prefect_server, processes, sockets
+from flows.lab import gateway, keys, prefect_server, processes
 
 # What must happen. Statuses of GET /health, GET /admin/version and POST /flow_runs/count; exit codes of the main job
 # and of the limit's script; and whether the WebSocket of task run states lets us in.
@@ -334,11 +334,11 @@ def test_a_socket_s_folder_that_others_reach_is_refused(
     if theirs == "owned":
         monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(settings.CannotRun, match="not a folder that only you can enter"):
-        sockets.make_private(folder)
+        processes.make_private(folder)
 
 
 def test_no_gateway_starts_before_a_socket_that_others_reach(new_lab: Path) -> None:
-    taken = sockets.folder(new_lab / "prefect")
+    taken = processes.socket_folder(new_lab / "prefect")
     taken.write_text("")  # which no `rmtree` removes
     try:
         with pytest.raises(settings.CannotRun, match="not a folder that only you can enter"):

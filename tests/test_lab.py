@@ -22,7 +22,7 @@ from support.waiting import eventually
 
 from flows import lab, settings, warehouse
 from flows.api import server
-from flows.lab import prefect_server, processes, sockets, state
+from flows.lab import prefect_server, processes, state
 
 
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
@@ -47,7 +47,7 @@ def test_down_keeps_the_state_and_reset_deletes_it(copied_lab: Path) -> None:
     lab.down()
     url = lab.up().api_url
     assert httpx.get(f"{url}/concurrency_limits/tag/kept").json()["concurrency_limit"] == 7
-    folder = sockets.folder(copied_lab / "postgres")
+    folder = processes.socket_folder(copied_lab / "postgres")
     assert folder.is_dir()
     lab.reset()
     assert list(copied_lab.iterdir()) == []

@@ -123,19 +123,9 @@ def flows(*, ids: Sequence[str] | None = None, text: str | None = None, flow_run
     return _filter("flows", "NAME_ASC", flows=those, flow_runs={"id": _any(flow_run)})
 
 
-def deployments() -> Request:
-    """POST /deployments/filter: deployments, by name."""
-    return _filter("deployments", "NAME_ASC")
-
-
 def create_flow_run(deployment: str, parameters: Mapping[str, Any]) -> Request:
     """POST /deployments/{id}/create_flow_run: start a deployment now; answers with the flow run."""
     return Request("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
-
-
-def workers(work_pool: str) -> Request:
-    """POST /work_pools/{name}/workers/filter: the workers that have polled a work pool, None without such a pool."""
-    return Request("POST", f"work_pools/{quoted(work_pool)}/workers/filter", {"limit": rest.PAGE}, missing_ok=True)
 
 
 def limit(tag: str) -> Request:

@@ -7,7 +7,7 @@ from pathlib import Path
 from psycopg import sql
 
 from flows import limits, settings, versions
-from flows.lab import gateway, keys, postgres, prefect_server, processes, sockets, state
+from flows.lab import gateway, keys, postgres, prefect_server, processes, state
 from flows.settings import CannotRun
 
 
@@ -129,7 +129,7 @@ def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     facts = {"auth": auth, "https": url.startswith("https:"), "api_url": url, "prefect_version": version}
     pids = {"postgres": before["pids"]["postgres"]}
     if auth == "gateway":
-        sockets.make_private(sockets.folder(home))
+        processes.make_private(processes.socket_folder(home))
         keys.bearer()  # makes the first one
         facts["key_file"] = str(keys.bearer_file())
         # Before the server, because the port that was just found free is the gateway's.

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from flows import settings
-from flows.lab import missing, processes, sockets
+from flows.lab import missing, processes
 from flows.settings import CannotRun
 
 SETTINGS = Path(__file__).with_name("postgresql.conf")
@@ -45,7 +45,7 @@ def programs() -> Path:
 
 def url(data: Path, database: str, role: str = "postgres") -> str:
     """Return the address of `database`, for `role`, on the server whose data folder is `data`."""
-    return f"postgresql://{role}@/{database}?host={sockets.folder(data)}"
+    return f"postgresql://{role}@/{database}?host={processes.socket_folder(data)}"
 
 
 def running(data: Path) -> int | None:
@@ -55,7 +55,7 @@ def running(data: Path) -> int | None:
     """
     processes.check_seen(data, ANY)
     servers = processes.working_in(data, SERVER)  # without what is left of one that crashed
-    pid, socket = servers[0].pid if servers else None, sockets.folder(data) / ".s.PGSQL.5432"
+    pid, socket = servers[0].pid if servers else None, processes.socket_folder(data) / ".s.PGSQL.5432"
     deadline = time.monotonic() + PATIENCE
     while pid and socket.exists():
         if not (refusal := _refusal(data)):
@@ -91,8 +91,8 @@ def start(data: Path, log: Path) -> int:
             f"The lab's data were made by PostgreSQL {made_by}, but these programs are {version}."
             " Set or unset FLOWS_PG_BIN to use the same version, or delete the data with scripts/lab.py reset."
         )
-    folder = sockets.folder(data)
-    sockets.make_private(folder)
+    folder = processes.socket_folder(data)
+    processes.make_private(folder)
     if os.getuid() == 0:
         # Both belong to the user that PostgreSQL runs as; a copy of `data` that root made does not yet.
         copied = [data, *data.rglob("*")] if data.stat().st_uid == 0 else []
@@ -108,7 +108,7 @@ def stop(data: Path) -> None:
     processes.stop(processes.working_in(data, SERVER), signal.SIGINT)
     processes.stop(processes.working_in(data, ANY), signal.SIGKILL)
     processes.check_seen(data, ANY)
-    shutil.rmtree(sockets.folder(data), ignore_errors=True)
+    shutil.rmtree(processes.socket_folder(data), ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import httpx
 from dotenv import dotenv_values
 from filelock import Timeout
+from psycopg.types.json import Jsonb
 
 from flows import files, versions
-from flows.lab import keys, processes, slots, sockets
+from flows.lab import keys, postgres, processes
 from flows.settings import CannotRun
 
 FIRST_PORT = 4200
@@ -43,7 +45,7 @@ def start(home: Path, log: Path, address: str, url: str, auth: str) -> int:
     """
     written = log.stat().st_size if log.exists() else 0
     if versions.is_3(versions.here()):  # which has leases
-        slots.recount(home, address)
+        _recount(home, address)
     origin = url.removesuffix("/api")
     print(f"Starting a Prefect server at {origin}", file=sys.stderr, flush=True)
     # What `prefect server start` runs: in 2.13.7 as a child of its own, and in neither version on a socket.
@@ -87,7 +89,7 @@ def stop(home: Path) -> None:
 
 def socket_file(home: Path) -> Path:
     """Return the socket on which the server whose files are in `home` listens behind a gateway."""
-    return sockets.folder(home) / "socket"
+    return processes.socket_folder(home) / "socket"
 
 
 @contextlib.contextmanager
@@ -137,3 +139,20 @@ def is_free(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
         return True
     return False
+
+
+def _recount(home: Path, address: str) -> None:
+    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`, which is down.
+
+    Prefect counts a slot first and writes its lease afterwards. If the server is killed in between, the slot stays
+    counted forever, and no lease can expire that would free it. No API can correct that.
+    """
+    taken: Counter[str] = Counter()
+    for file in (home / "concurrency_leases").glob("*-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            lease = json.loads(file.read_text())
+            taken.update(dict.fromkeys(lease["resource_ids"], lease["metadata"]["slots"]))
+    with postgres.connect(address) as connection:
+        if connection.execute("select to_regclass('concurrency_limit_v2')").fetchone() != (None,):
+            recount = "update concurrency_limit_v2 set active_slots = coalesce((%s ->> id::text)::int, 0)"
+            connection.execute(recount, [Jsonb(taken)])

@@ -6,9 +6,11 @@ lock shows whether one of them runs, also after a step of the clock, in another 
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import signal
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +106,26 @@ def stop(processes: Sequence[psutil.Process], how: signal.Signals) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, 10)
+
+
+def socket_folder(files: Path) -> Path:
+    """Return the folder for the sockets of the server whose own files are in `files`.
+
+    It is in /tmp, because the path of a socket may have 107 characters, and that of a project more.
+    """
+    return Path("/tmp") / f"flows-{os.getuid()}-{hashlib.sha256(str(files).encode()).hexdigest()[:12]}"
+
+
+def make_private(folder: Path) -> None:
+    """Make `folder` if it does not exist. Raises CannotRun if other users made it, or can enter it."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise CannotRun(
+            f"{folder} is not a folder that only you can enter, so other users could reach the server in it."
+            " Remove it, or ask the user who made it to remove it."
+        )
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
