@@ -18,7 +18,7 @@ from support.runs import staging, tables
 from support.waiting import eventually
 
 LEASE = 90  # seconds until the server gives a dead holder's slots to others, as the documents say
-STATEMENT = re.compile(r"^(\S+ \S+) UTC \[(\d+)\] LOG:  duration: ([\d.]+) ms", re.MULTILINE)
+STATEMENT = re.compile(r"^(\S+ \S+) UTC \[(\d+)\] (?:LOG:  duration: ([\d.]+) ms|ERROR:  canceling)", re.MULTILINE)
 
 
 class Record:
@@ -38,7 +38,7 @@ class Record:
         spans: dict[str, tuple[float, float]] = {}
         for end, connection, milliseconds in STATEMENT.findall(self._text()):
             ended = datetime.fromisoformat(end).timestamp()
-            began, _ = spans.get(connection, (ended - float(milliseconds) / 1000, ended))
+            began, _ = spans.get(connection, (ended - float(milliseconds or 0) / 1000, ended))
             spans[connection] = began, ended
         assert spans, "PostgreSQL recorded no statement"
         return peak_concurrency(spans.values())
@@ -82,7 +82,7 @@ def ended(flow: subprocess.Popen[str]) -> Answers:
     return Answers(flow.returncode, json.loads(out.strip().splitlines()[-1]) if out.strip() else {}, err)
 
 
-def check(run_id: str, expected: dict[str, list[tuple]], *sources: str, cause: str) -> list[str]:
+def check(run_id: str, expected: dict[str, list[tuple]], *sources: str, cause: str = "") -> list[str]:
     """Check what a drilled run left behind, in a mart that was not there before; return the queries that are missing.
 
     The mart has the rows of each query that completed, and of no other; the others are named, in one of `sources`,
