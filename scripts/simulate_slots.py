@@ -17,7 +17,7 @@ from rich.table import Table
 from flows import cli
 
 # Seconds that a request, or a piece of other work, takes of the server's thread, and that a client takes between two
-# requests. Chosen so that the four rows for 1 to 8 processes in docs/figures/growth.json come out as nearly as they can.
+# requests. Chosen so that the rows for 1 to 8 processes in docs/figures/growth.json come out as nearly as they can.
 ASK, GIVE_BACK, STORE, CLIENT = 0.014, 0.026, 0.009, 0.07
 PIECES = 5  # of other work for each task: its states and events are received and stored
 EACH = 24  # tasks for each process
