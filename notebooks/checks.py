@@ -4,6 +4,7 @@ Each prints one line: what is right, or what is not right yet, with a hint. None
 """
 
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -296,16 +297,21 @@ def failed_filter(body: Mapping[str, Any]) -> str:
 
 def _took_a_slot(task_runs: Sequence[str], tag: str) -> bool:
     """Return whether one of these task runs took a slot of `tag` by `concurrency`, by the server's events."""
-    name = f"tag:{tag}"
-    chosen = {
-        "event": {"name": ["prefect.concurrency-limit.acquired"]},
-        "related": {"id": [f"prefect.task-run.{task_run}" for task_run in task_runs]},
-    }
+    runs = {"id": [f"prefect.task-run.{task_run}" for task_run in task_runs]}
+    ended = {"event": {"name": [f"prefect.task-run.{state.title()}" for state in endpoints.FINAL]}, "resource": runs}
+    acquired = {"event": {"name": ["prefect.concurrency-limit.acquired"]}, "related": runs}
     try:
-        events = rest.call("POST", "events/filter", {"filter": chosen})["events"]
+        for _ in range(30):  # the server stores events some seconds after they happened, the earlier ones first
+            if _events(ended):
+                break
+            time.sleep(0.5)
+        return any(event["resource"].get("prefect.resource.name") == f"tag:{tag}" for event in _events(acquired))
     except CannotRun:  # Prefect 2 has no events, and no slots of a tag but a task's
         return False
-    return any(event["resource"].get("prefect.resource.name") == name for event in events)
+
+
+def _events(chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return rest.call("POST", "events/filter", {"filter": chosen})["events"]
 
 
 def _accepted(configuration: Mapping[str, Any], url: str) -> diagnosis.Check:

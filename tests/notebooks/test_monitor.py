@@ -8,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
-from support.notebooks import execute, read
+from support.notebooks import execute, read, solution, tagged
 
 from flows import limits, settings
 from flows.api import rest, server
@@ -43,7 +43,8 @@ def test_the_last_lesson_ends_with_what_the_monitor_shows(
     notebook = read("04_rest_queries")
     kept = tmp_path / "lesson.pickle"
     named = "(of_tag, chart.to_dict(), overview, body)"
-    saved = f"import pickle\nwith open({str(kept)!r}, 'wb') as file:\n    pickle.dump({named}, file)"
+    answered = solution(notebook.cells[tagged(notebook, "solution")[-1]])  # the last exercise's: `body`
+    saved = f"{answered}\nimport pickle\nwith open({str(kept)!r}, 'wb') as file:\n    pickle.dump({named}, file)"
     notebook.cells[-1] = nbformat.v4.new_code_cell(saved)  # the lesson's end would remove the runs
     execute(notebook, lab_folder)
     of_tag, chart, overview, body = pickle.loads(kept.read_bytes())
