@@ -106,7 +106,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     """Tell a newcomer how long it takes, because the first dots may take a while."""
-    return "The tests start PostgreSQL and Prefect several times: allow 7 minutes on two cores."
+    return "The tests start PostgreSQL and Prefect several times: allow 5 minutes on two cores."
 
 
 @pytest.fixture(scope="session")
