@@ -99,10 +99,10 @@ def running(folder: Path, python: Path = Path(sys.executable)) -> Generator[Serv
         "PREFECT_API_AUTH_STRING": environments["first"]["PREFECT_SERVER_API_AUTH_STRING"],
     }
     with contextlib.ExitStack() as at_end:
-        with _started(folder / "migrate", programs.pop("migrate"), environments["migrate"]) as migrating:
+        with started(folder / "migrate", programs.pop("migrate"), environments["migrate"]) as migrating:
             migrating.wait(PATIENCE)
         processes = {
-            name: at_end.enter_context(_started(folder / name, program, environments[name]))
+            name: at_end.enter_context(started(folder / name, program, environments[name]))
             for name, program in programs.items()
         }
         servers, deadline = Servers(processes, checks, environments, client), time.monotonic() + PATIENCE
@@ -117,8 +117,10 @@ def running(folder: Path, python: Path = Path(sys.executable)) -> Generator[Serv
 
 
 @contextlib.contextmanager
-def _started(folder: Path, command: list[str], environment: dict[str, str]) -> Generator[subprocess.Popen[bytes]]:
-    """Run `command` in `folder`, with its output in the file `log`; at the end, kill it and its children."""
+def started(
+    folder: Path, command: list[str], environment: dict[str, str] | None = None
+) -> Generator[subprocess.Popen[bytes]]:
+    """Run `command` in the new `folder`, with its output in the file `log`; at the end, kill it and its children."""
     folder.mkdir(parents=True)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
-from flows.api import rest
+from flows.api import endpoints, rest
 
 
 def request(work_pool: str) -> rest.Request:
     """POST /work_pools/{name}/workers/filter: the workers that have polled a work pool, None without such a pool."""
-    return rest.Request("POST", f"work_pools/{quote(work_pool, safe='')}/workers/filter", {}, missing_ok=True)
+    path = f"work_pools/{endpoints.quoted(work_pool)}/workers/filter"
+    return rest.Request("POST", path, {"limit": rest.PAGE}, missing_ok=True)
 
 
 def awaited(flow_run: pd.Series) -> bool:

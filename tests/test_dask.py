@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import FLOW, answer, background, refused, run
+from servers import started
+from support.commands import FLOW, answer, refused, run
 from support.drills import recorded
 from support.labs import slots
 from support.runs import in_the_middle, staging, tables
@@ -48,8 +49,8 @@ def cluster(
     ]
     worker = [dask, "worker", address, "--nthreads", "2", "--no-nanny", "--no-dashboard", "--local-directory", "."]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(background(folder, "scheduler", *scheduler))
-        workers = [stack.enter_context(background(folder, name, *worker)) for name in ("first", "second")]
+        stack.enter_context(started(folder / "scheduler", scheduler))
+        workers = [stack.enter_context(started(folder / name, worker)) for name in ("first", "second")]
         for name in ("first", "second"):
             eventually(lambda log=folder / name / "log": "Registered to" in log.read_text())
         yield address, folder, workers
@@ -123,7 +124,7 @@ def test_a_cluster_that_cannot_run_the_queries_is_named(shared_lab: str, cluster
         "/tmp",
     ]
     assert os.getuid() == 0, "mounting takes root; run the tests with sudo, as .ci/run does"
-    with background(folder, "third", *ELSEWHERE, str(lab), *worker):
+    with started(folder / "third", [*ELSEWHERE, str(lab), *worker]):
         eventually(lambda: "Registered to" in (folder / "third" / "log").read_text())
         line = refused(run(FLOW, "--runner", "dask", "--address", address, python=scaled))
     assert f"does not have the folder {lab}" in line and "FLOWS_LAB_DIR" in line

@@ -69,15 +69,21 @@ def test_1_the_flow_s_process_is_killed(shared_lab: str, expected: Tables) -> No
     assert rest.rows(endpoints.task_runs(flow_run=run_id, state=["RUNNING"])) == []
 
 
+def away_in_the_middle(name: str, seconds: float, expected: Tables, cause: str) -> str:
+    """Kill a part of the lab in the middle of a run, which has to complete all the same; return the flow run's id."""
+    flow, run_id = in_the_middle()
+    kill(name)
+    time.sleep(seconds)
+    lab.up()
+    said = ended(flow)
+    assert (said.code, said.report["state"], said.report["completed"]) == (0, "Completed", 20), said.err
+    assert check(run_id, expected, said.err, cause=cause) == []
+    return run_id
+
+
 def test_2_the_prefect_server_is_killed_and_back_after_25_seconds(shared_lab: str, expected: Tables) -> None:
     with recorded() as record:
-        flow, run_id = in_the_middle()
-        kill("prefect")
-        time.sleep(25)
-        lab.up()
-        said = ended(flow)
-        assert (said.code, said.report["state"], said.report["completed"]) == (0, "Completed", 20), said.err
-        assert check(run_id, expected, said.err, cause="No server answers at") == []
+        run_id = away_in_the_middle("prefect", 25, expected, cause="No server answers at")
         assert record.peak() <= 3 and record.refused() == 0
     query_runs = endpoints.task_runs(flow_run=run_id, tag=limits.TAG, state=["COMPLETED"])
     eventually(lambda: len(rest.rows(query_runs)) == 20)
@@ -85,13 +91,7 @@ def test_2_the_prefect_server_is_killed_and_back_after_25_seconds(shared_lab: st
 
 def test_3_postgresql_is_killed_and_restarted_after_5_seconds(shared_lab: str, expected: Tables) -> None:
     """The source and the server's database are gone at once; who answers for the server says 500."""
-    flow, run_id = in_the_middle()
-    kill("postgres")
-    time.sleep(5)
-    lab.up()
-    said = ended(flow)
-    assert (said.code, said.report["state"], said.report["completed"]) == (0, "Completed", 20), said.err
-    assert check(run_id, expected, said.err, cause="Look at the server's log for the cause. The run goes on") == []
+    away_in_the_middle("postgres", 5, expected, cause="Look at the server's log for the cause. The run goes on")
 
 
 def test_4_a_worker_is_killed(shared_lab: str, expected: Tables, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ import httpx
 import psycopg
 import pytest
 import refresh
+import start_page
+import workers
 from fill import empty, fill_wide
 from support.servers import forget_servers, free_port
 from support.waiting import eventually
@@ -351,9 +353,11 @@ def test_every_endpoint_answers(shared_lab: str) -> None:
             endpoints.task_runs(or_started_since=now, ids=[]),
             endpoints.logs(flow_run="0" * 8 + "-0000" * 3 + "-" + "0" * 12, since=now),
             endpoints.flows(ids=[]),
+            workers.request("a / b"),
         ]
     )
     assert [answer for answer in answers if answer] == [answers[1]]
+    assert isinstance(rest.send(start_page.DEPLOYMENTS), list)
     assert {limit["tag"] for limit in rest.send(endpoints.limits())} >= {limits.TAG}
     assert f"tag:{limits.TAG}" in {limit["name"] for limit in rest.send(endpoints.counters())}
 

@@ -1,12 +1,9 @@
 """The kit's commands and Prefect's, run as a user runs them, and what they print."""
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +63,6 @@ def prefect(*words: str, **options: Any) -> str:
         process.kill()
     assert process.returncode == 0, out + err
     return out
-
-
-@contextlib.contextmanager
-def background(
-    folder: Path, name: str, *command: str | Path, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen]:
-    """Start a program in a folder of its own, with its output in the file `log`; kill all of it at the end."""
-    (own := folder / name).mkdir(parents=True)
-    with (own / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=own, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict:
