@@ -80,7 +80,8 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
         still, moved = time.time() - moved, time.time()
         sentences = notes.standing_still(staging)
         running = {task_runs[query] for query in notes.unfinished(staging)}
-        lost = running if still > slots.LEASE and limit_by == "tag" else lost & running
+        # A lease may expire sooner than LEASE: Prefect renews it only after three quarters of that.
+        lost = running if still > notes.STILL and limit_by == "tag" else lost & running
         try:
             notes.note(staging, "owner")  # a sign of life
             if not why(staging) and (reason := _reason(staging.name, lost)):
@@ -133,6 +134,5 @@ def _reason(flow_run_id: str, lost: set[str]) -> str | None:
             rest.send(endpoints.set_state(flow_run_id, "RUNNING", "Running", force=True))
         return "Cancelled on the server"
     limit = limits.read() if lost else None
-    if limit and len({holder["task_run_id"] for holder in limit.holders} | lost) > limit.limit:
-        return LOST
-    return None
+    holders = {holder["task_run_id"] for holder in limit.holders} if limit else set()
+    return LOST if limit and lost - holders and len(lost | holders) > limit.limit else None

@@ -163,9 +163,21 @@ def test_a_killed_run_that_is_tried_again_is_not_taken_for_a_dead_one(shared_lab
     assert staging() == [] and slots() == 0
 
 
+def expire(shared_folder: Path) -> None:
+    """Give back the slots of all leases, as the server does when they expire."""
+    for lease in (shared_folder / "prefect" / "concurrency_leases").glob("*-*.json"):
+        rest.call("POST", "v2/concurrency_limits/decrement-with-lease", {"lease_id": lease.stem})
+
+
 @pytest.mark.long
-def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str, full_mart: dict) -> None:
-    """Its slots expire while it is stopped, and others get them; they are told who keeps the connections."""
+@pytest.mark.parametrize("expires", ["by itself", "early"])
+def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
+    expires: str, shared_lab: str, shared_folder: Path, full_mart: dict
+) -> None:
+    """Its slots expire while it is stopped, and others get them; they are told who keeps the connections.
+
+    A lease that was about to be renewed expires 15 s after the process was stopped, a new one after 60 s.
+    """
     with recorded(limits.DEFAULT) as record, psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")
         stopped, run_id = in_the_middle()
@@ -174,6 +186,10 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(shared_lab: str,
         stopped.send_signal(signal.SIGSTOP)
         other = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation")
         try:
+            eventually(lambda: len(staging()) == 2)
+            if expires == "early":
+                time.sleep(notes.STILL + 2)  # until the other run says so
+                expire(shared_folder)
             eventually(lambda: run_id not in {holder["flow_run_id"] for holder in limits.read().holders}, 150)
             eventually(lambda: slots() == 2)
         finally:
@@ -227,8 +243,7 @@ def test_a_run_that_lost_its_slots_of_a_global_limit(taken: int, shared_folder: 
         flow = start(FLOW, "--json", "--limit-by", "global", "--queries", queries)
         eventually(lambda: staging() and len(notes.unfinished(staging()[0])) == 3)
         flow.send_signal(signal.SIGSTOP)
-        for lease in (shared_folder / "prefect" / "concurrency_leases").glob("*-*.json"):  # as when they expire
-            rest.call("POST", "v2/concurrency_limits/decrement-with-lease", {"lease_id": lease.stem})
+        expire(shared_folder)
         assert limits.read(kind="global").active_slots == 0
         for _ in range(taken):
             at_end.enter_context(slots_of_global.held(limits.TAG))
