@@ -88,6 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[SESSION] = tempfile.mkdtemp(prefix="flows-tests-")
         config.option.basetemp = config.option.basetemp or f"{os.environ[SESSION]}/tmp"
+        # For what lessons and Prefect's workers leave behind when they are killed.
+        os.environ["TMPDIR"] = tempfile.tempdir = f"{os.environ[SESSION]}/temporary"
+        Path(tempfile.tempdir).mkdir()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     # Each of the many processes would compile Prefect again.
     for name in (*VARIABLES, "WAREHOUSE_URL", "FLOWS_LAB_DIR", "PYTHONDONTWRITEBYTECODE"):

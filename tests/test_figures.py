@@ -1,9 +1,13 @@
 """The figures that the documents give of the main job, measured again: `uv run pytest -n 0 -m figures -s`."""
 
 import contextlib
+import functools
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -11,8 +15,8 @@ import pytest
 from support.commands import FLOW, answer, run
 from support.labs import processes_below
 
-from flows import lab, limits, prefect_flow, report
-from flows.api import rest
+from flows import lab, limits, notes, prefect_flow, report, warehouse
+from flows.api import endpoints, rest
 from flows.lab import keys, prefect_server
 
 
@@ -41,7 +45,7 @@ def test_twenty_runs_keep_the_limit(shared_lab: str) -> None:
         called = time.monotonic()
         rows = prefect_flow.main_etl()
         walls.append(time.monotonic() - called)
-        peaks.append(report.peak_concurrency((row["started"], row["ended"]) for row in rows))
+        peaks.append(report.peak_concurrency(spans(rows)))
         assert [row["state"] for row in rows] == ["Completed"] * 20
     retried = {"task_runs": {"tags": {"all_": [limits.TAG]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
     task_runs = rest.rows(rest.Request("POST", "task_runs/filter", retried))
@@ -50,6 +54,35 @@ def test_twenty_runs_keep_the_limit(shared_lab: str) -> None:
     print(f"\npeaks {peaks}; wall {min(walls):.1f} to {max(walls):.1f} s; at most {attempts} attempt a query")
     assert peaks == [3] * 20
     assert attempts == 1
+
+
+def spans(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    return [(row["started"], row["ended"]) for row in rows]
+
+
+@pytest.mark.figures
+def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path) -> None:
+    """Wall time over ideal time of the 20 queries, in turns; without Prefect, in a pool of three threads, as well."""
+    limits.ensure(limits.TAG, 3, "global")
+
+    def in_a_pool() -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda name: prefect_flow.run_query(name, tmp_path), warehouse.names()))
+        return [notes.noted(tmp_path, name) for name in warehouse.names()]
+
+    ways: dict[str, Callable[[], Any]] = {"tag": prefect_flow.main_etl, "pool": in_a_pool}
+    ways["global"] = functools.partial(prefect_flow.main_etl, limit_by="global")
+    ratios: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    for way, act in [*ways.items()] * 6:
+        called = time.time()
+        done = spans(act())
+        wall, ideal = time.time() - called, report.ideal_seconds([end - start for start, end in done], 3)
+        assert len(done) == 20 and report.peak_concurrency(done) <= 3
+        ratios[way].append((wall / ideal, wall, ideal))
+    for way, turns in ratios.items():
+        ratio, wall, ideal = map(statistics.median, zip(*turns[1:], strict=True))  # the first one warms up
+        print(f"\n{way}: wall / ideal {ratio:.2f}; wall {wall:.1f} s, ideal {ideal:.1f} s (medians of 5)", end="")
+    rest.send(endpoints.delete("v2/concurrency_limits", limits.TAG))
 
 
 @pytest.mark.figures

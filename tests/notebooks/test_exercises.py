@@ -7,7 +7,7 @@ from typing import NamedTuple
 import nbformat
 import pytest
 from nbformat import NotebookNode
-from support.notebooks import GRADED, execute, read, solution, tagged, text
+from support.notebooks import GRADED, execute, small, solution, tagged, text
 
 from flows import lab, limits
 from flows.api import server
@@ -201,7 +201,7 @@ def newest():
 @pytest.mark.parametrize("name", GRADED)
 def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(name: str, lab_folder: Path) -> None:
     """The stub and each wrong answer get the hint that fits them; the solution and other right answers are right."""
-    interrupted = read(name)
+    interrupted = small(name)
     del interrupted.cells[len(interrupted.cells) // 2 :]
     interrupted.cells.append(nbformat.v4.new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     with pytest.raises(Exception, match="Kernel died"):
@@ -210,7 +210,7 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         (lab_folder / "lessons" / f"0{number}.json").write_text(left)
     server.use()
     limits.ensure("of-somebody", 7)
-    notebook = read(name)
+    notebook = small(name)
     expected: list[tuple[NotebookNode, str]] = []
     checks, solutions = tagged(notebook, "check"), tagged(notebook, "solution")
     for number in reversed(range(3)):

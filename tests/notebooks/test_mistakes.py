@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 from nbclient.exceptions import CellExecutionError
-from support.notebooks import code, execute, read, tagged
+from support.notebooks import code, execute, small, tagged
 
 from flows import settings
 
@@ -96,7 +96,7 @@ MISTAKES = {
 @pytest.mark.long
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_turns_a_lesson_red(mistake: Mistake, lab_folder: Path, tmp_path: Path) -> None:
-    notebook, variables = read(mistake.lesson), {}
+    notebook, variables = small(mistake.lesson), {}
     exercises = {place for tag in ("exercise", "check", "solution") for place in tagged(notebook, tag)}
     notebook.cells = [cell for place, cell in enumerate(notebook.cells) if place not in exercises]
     if mistake.where:

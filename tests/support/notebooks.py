@@ -13,10 +13,24 @@ from flows import settings
 FOLDER = settings.PROJECT / "notebooks"
 NAMES = ["01_auth", "02_limits", "03_parallel_flow", "04_rest_queries", "playground"]
 GRADED = NAMES[:-1]
+SMALL = {  # parameters with which a lesson shows the same in less time
+    "02_limits": {"queries": 6},
+    "03_parallel_flow": {"count": 4, "naps": 4, "others": 4},
+    "04_rest_queries": {"count": 4},
+}
 
 
 def read(name: str) -> NotebookNode:
     return nbformat.read(FOLDER / f"{name}.ipynb", 4)
+
+
+def small(name: str) -> NotebookNode:
+    """Return a lesson with its SMALL parameters, in a cell after that of the usual ones, as papermill inserts it."""
+    notebook = read(name)
+    chosen = "\n".join(f"{parameter} = {value}" for parameter, value in SMALL.get(name, {}).items())
+    (usual,) = tagged(notebook, "parameters")
+    notebook.cells.insert(usual + 1, nbformat.v4.new_code_cell(chosen))
+    return notebook
 
 
 def code(notebook: NotebookNode) -> list[NotebookNode]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 def eventually(happens: Callable[[], object], seconds: float = 120) -> None:
     """Wait until `happens()` is true; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.05
     while not happens():
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
-        time.sleep(0.05)  # what is asked meanwhile is often a server, which shares the cores
+        time.sleep(pause)
+        pause = min(1.1 * pause, 0.25)  # what is asked meanwhile is often a server, which shares the cores
