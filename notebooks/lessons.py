@@ -21,6 +21,10 @@ from flows.monitor import pages
 from flows.settings import CannotRun
 
 
+# In JupyterLab's dark theme, a white picture becomes a dark one, and its colours keep their hues.
+DARK = '<style>[data-jp-theme-light="false"] .flows {filter: invert(0.93) hue-rotate(180deg)}</style>'
+
+
 @dataclass(frozen=True)
 class Picture:
     """A chart as a picture that needs no program to be seen; `alt` says in a sentence what it shows."""
@@ -32,7 +36,8 @@ class Picture:
     def html(self) -> str:
         """The picture as an element of a page."""
         data = base64.b64encode(self.svg.encode()).decode()
-        return f'<img alt="{html.escape(self.alt)}" src="data:image/svg+xml;base64,{data}" style="max-width: 100%">'
+        image = f'<img class="flows" alt="{html.escape(self.alt)}" src="data:image/svg+xml;base64,{data}"'
+        return f'{DARK}{image} style="max-width: 100%">'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.alt}

@@ -29,15 +29,14 @@ from flows.api import endpoints, rest, server
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
 TOGETHER = {
     **dict.fromkeys(["test_credentials", "test_diagnosis", "test_gateway", "test_keys"], "guarded"),
-    **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_monitor"], "lessons"),
     **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
 }
 # Modules whose tests go to whichever worker is free: they share nothing, or take long and mostly wait.
-APART = {"test_lab", "test_drills", "test_workers"}
+APART = {"test_lab", "test_drills", "test_workers", "test_exercises"}
 # What takes long begins first, so that the workers end at about the same time; and beside the first, which makes the
 # template of the labs, what can begin without it.
-FIRST = ["test_flow", "guarded", "test_lab", "lessons", "test_mistakes", "test_browser", "test_app"]
-FIRST += ["test_warehouse", "test_limits"]
+FIRST = ["test_flow", "guarded", "test_lab", "test_run_control", "test_mistakes", "test_exercises"]
+FIRST += ["test_begin_and_end", "test_browser", "test_app", "test_warehouse", "test_limits"]
 
 
 class Scheduling(LoadScopeScheduling):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
+from support.commands import OFTEN
 from support.labs import slots
 from support.servers import answering, forget_servers
 from support.waiting import eventually
@@ -499,7 +501,9 @@ def test_a_run_of_a_deployment_ends_when_it_is_cancelled(runner: str, shared_lab
     else:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "obedient", "--type", "process"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | OFTEN, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         if runner == "worker":
             eventually(lambda: rest.call("GET", "work_pools/obedient", missing_ok=True))

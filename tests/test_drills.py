@@ -100,7 +100,8 @@ def test_4_a_worker_is_killed(shared_lab: str, expected: Tables, tmp_path: Path)
     prefect("deploy", "--all", **environment)
     deployment = rest.call("GET", "deployments/name/main_etl/main_etl")["id"]
     run_id = rest.send(endpoints.create_flow_run(deployment, {}))["id"]
-    worker = start_prefect("worker", "start", "--pool", "flows", "--name", "drilled", **environment)
+    beats = environment | {"PREFECT_WORKER_HEARTBEAT_SECONDS": "5"}  # and is offline after three without one
+    worker = start_prefect("worker", "start", "--pool", "flows", "--name", "drilled", **beats)
     with recorded() as record:
         with blocked():
             eventually(lambda: slots() == 3 and len(staging()) == 1)

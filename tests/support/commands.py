@@ -11,6 +11,8 @@ from flows import settings
 
 FLOW, LAB = "flows/prefect_flow.py", "scripts/lab.py"
 LIMIT = "scripts/setup_concurrency_limit.py"
+# How often, in seconds, a worker and a `.serve()` process ask for runs to start, instead of every 10 seconds.
+OFTEN = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
 
 
 def start(
@@ -45,7 +47,7 @@ def start_prefect(
     return subprocess.Popen(
         [str(Path(python).with_name("prefect")), *words],
         cwd=cwd,
-        env=os.environ | {"PWD": str(cwd)} | variables,
+        env=os.environ | OFTEN | {"PWD": str(cwd)} | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
