@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 
 import cells
+import copies
 import guesses
 import progress
 import records
@@ -54,6 +56,8 @@ def begin() -> None:
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # the server has the logs
     cells.guard()
     guesses.forget_first()
+    if newer := copies.outdated(Path.cwd()):
+        print(newer)
     print("Starting what this lesson needs. If nothing runs yet, this takes about 15 seconds.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
         server.use()

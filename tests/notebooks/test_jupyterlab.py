@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,18 +11,18 @@ from pathlib import Path
 import httpx
 import nbformat
 import pytest
-from nbformat import NotebookNode
 from playwright.sync_api import Browser, expect
-from support.notebooks import FOLDER, code, read
+from support.notebooks import code
 from support.servers import free_port
 from support.waiting import eventually
+
+import copies
 
 
 @pytest.fixture
 def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The address of a JupyterLab on a copy of the lessons, and the folder of the copy."""
-    shutil.copytree(FOLDER, tmp_path / "notebooks")
-    (tmp_path / "notebooks" / "02_limits.ipynb").write_text(nbformat.writes(without_outputs(read("02_limits"))))
+    """The address of a JupyterLab on a learner's copy of the lessons, and the folder of the copy."""
+    copies.make(tmp_path / "notebooks")
     port = free_port()
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
     process = subprocess.Popen(
@@ -39,12 +38,6 @@ def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-
-
-def without_outputs(notebook: NotebookNode) -> NotebookNode:
-    for cell in code(notebook):
-        cell.outputs, cell.execution_count = [], None
-    return notebook
 
 
 def answers(url: str) -> bool:
