@@ -1,6 +1,7 @@
 """The lessons' exercises tell a right answer from a wrong one."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,6 +211,7 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         (lab_folder / "lessons" / f"0{number}.json").write_text(left)
     server.use()
     limits.ensure("of-somebody", 7)
+    shutil.rmtree(lab_folder / "learner", ignore_errors=True)
     notebook = read(name)
     expected: list[tuple[NotebookNode, str]] = []
     checks, solutions = tagged(notebook, "check"), tagged(notebook, "solution")
@@ -232,6 +234,8 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         lines = text(cell).splitlines()
         assert len(lines) == 1 and re.search(pattern, lines[0]), (cell.source, lines, pattern)
     assert not list((lab_folder / "lessons").iterdir()) and lab.status().auth == "none"
+    (summary,) = [output.data["text/plain"] for output in notebook.cells[-1].outputs if "data" in output]
+    assert f"{name} 3 of 3" in summary, "what a check found right is done"
     server.use()
     kept = limits.read("of-somebody")
     assert kept and kept.limit == 7, "the next lesson has removed what was made since the interruption"

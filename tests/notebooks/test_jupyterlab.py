@@ -51,6 +51,7 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
     jupyter: tuple[str, Path], browser: Browser
 ) -> None:
     url, folder = jupyter
+    (folder / ".copied.json").write_text('{"01_auth": "an earlier edition"}')
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(60_000)
     page.goto(url)
@@ -68,6 +69,7 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
 
     eventually(ended, 200)
     done = nbformat.read(saved, 4)
+    assert "There is a newer edition of 01_auth. To get it, type: " in saved.read_text()
     assert not [output for cell in code(done) for output in cell.outputs if output.output_type == "error"]
     assert [cell.execution_count for cell in code(done)] == list(range(1, len(code(done)) + 1))
     picture = page.locator(".widget-html img")
