@@ -54,6 +54,16 @@ def test_the_helpers_can_be_imported_beside_the_copy(folder: Path) -> None:
     assert ran.stdout.strip() == str(folder / "lessons.py"), ran.stderr
 
 
+def test_a_copy_that_was_only_run_is_not_overwritten_by_a_newer_edition(folder: Path) -> None:
+    mine = folder / "02_limits.ipynb"
+    notebook = nbformat.read(mine, 4)
+    code(notebook)[0].execution_count = 1
+    nbformat.write(notebook, mine)
+    change(copies.ORIGINALS / "02_limits.ipynb")
+    (line,) = copies.make(folder)
+    assert "yours stays as it is" in line and "Something was added." not in mine.read_text()
+
+
 def test_what_a_learner_has_done_is_not_overwritten(folder: Path) -> None:
     mine = folder / "02_limits.ipynb"
     change(mine)
