@@ -8,6 +8,7 @@ from typing import Any, ParamSpec
 
 from pydantic import Secret, SecretStr
 
+import learner
 import lessons
 from flows.api import endpoints, rest
 from flows.monitor import pages
@@ -21,12 +22,13 @@ class Wrong(Exception):
 
 
 def printing(check: Callable[Answer, str]) -> Callable[Answer, None]:
-    """Make `check`, which returns what is right or raises Wrong, print one line instead."""
+    """Make `check`, which returns what is right or raises Wrong, print one line instead, and keep what is done."""
 
     @functools.wraps(check)
     def print_verdict(*arguments: Answer.args, **named: Answer.kwargs) -> None:
         try:
             print(f"Right: {check(*arguments, **named)}")
+            learner.keep_exercise(check.__name__)
         except (Wrong, CannotRun) as wrong:
             print(f"Not yet: {wrong}")
         except Exception as error:

@@ -8,18 +8,21 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 
 import cells
+import copies
+import guesses
+import progress
 import records
 from flows import lab, warehouse
 from flows.api import endpoints, rest, server
 from flows.monitor import pages
 from flows.settings import CannotRun
-
 
 # In JupyterLab's dark theme, a white picture becomes a dark one, and its colours keep their hues.
 DARK = '<style>[data-jp-theme-light="false"] .flows {filter: invert(0.93) hue-rotate(180deg)}</style>'
@@ -56,6 +59,9 @@ def begin() -> None:
     """
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # the server has the logs
     cells.guard()
+    guesses.forget_first()
+    if newer := copies.outdated(Path.cwd()):
+        print(newer)
     print("Starting what this lesson needs. If nothing runs yet, this takes about 15 seconds.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
         server.use()
@@ -87,8 +93,8 @@ def guarded(auth: str, https: bool = False) -> str:
         return server.use()
 
 
-def end(*flow_runs: object) -> None:
-    """Remove what the lesson made on the server, and put back what it changed there.
+def end(*flow_runs: object) -> progress.Summary:
+    """Remove what the lesson made on the server, put back what it changed there, and return the learner's progress.
 
     It removes the flows, work pools, limits and keys whose names start with `records.PREFIX`, and `flow_runs`: ids of
     runs of the main job, which are listed because others may have such runs too. It puts back the limit of the kit's
@@ -100,6 +106,7 @@ def end(*flow_runs: object) -> None:
         rest.gather([endpoints.delete("flow_runs", str(flow_run)) for flow_run in flow_runs])
         records.put_back(records.file())
     print("The lab is as you found it.")
+    return progress.summary(picture)
 
 
 def wait_for(happens: Callable[[], object], what: str, seconds: float = 60) -> None:

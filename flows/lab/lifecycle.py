@@ -67,11 +67,11 @@ def down() -> None:
 
 
 def reset() -> None:
-    """Stop the lab and delete its state: databases, mart, logs, keys."""
+    """Stop the lab and delete its state: databases, mart, logs, keys. What a learner has done stays."""
     with state.locked() as folder:
         _stop(folder)
         # The lock last: once it is gone, another process may take a new one.
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "lab.lock"):
+        for entry in sorted(set(folder.iterdir()) - {folder / "learner"}, key=lambda entry: entry.name == "lab.lock"):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:

@@ -1,15 +1,16 @@
 """The lessons' exercises tell a right answer from a wrong one."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
-from support.notebooks import GRADED, execute, small, solution, tagged, text
+from support.notebooks import GRADED, check_guesses, execute, plant_guesses, small, solution, summary, tagged, text
 
-from flows import lab, limits
+from flows import lab, limits, settings
 from flows.api import server
 
 
@@ -200,7 +201,10 @@ def newest():
 @pytest.mark.long
 @pytest.mark.parametrize("name", GRADED)
 def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(name: str, lab_folder: Path) -> None:
-    """The stub and each wrong answer get the hint that fits them; the solution and other right answers are right."""
+    """The stub and each wrong answer get the hint that fits them; the solution and other right answers are right.
+
+    And whatever was guessed on the way, a sentence says how the guess did.
+    """
     interrupted = small(name)
     del interrupted.cells[len(interrupted.cells) // 2 :]
     interrupted.cells.append(nbformat.v4.new_code_cell("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
@@ -210,7 +214,9 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
         (lab_folder / "lessons" / f"0{number}.json").write_text(left)
     server.use()
     limits.ensure("of-somebody", 7)
+    shutil.rmtree(lab_folder / "learner", ignore_errors=True)
     notebook = small(name)
+    plant_guesses(notebook)
     expected: list[tuple[NotebookNode, str]] = []
     checks, solutions = tagged(notebook, "check"), tagged(notebook, "solution")
     for number in reversed(range(3)):
@@ -227,11 +233,13 @@ def test_exercises_tell_right_from_wrong_also_after_a_kernel_that_was_killed(nam
             added.append(nbformat.v4.new_code_cell(f"{answer}\n{asked}"))
             expected.append((added[-1], "^Right: "))
         notebook.cells[checks[number] + 1 : checks[number] + 1] = added
-    execute(notebook, lab_folder)
+    execute(notebook, lab_folder, PYTHONPATH=str(settings.PROJECT / "tests"))
+    check_guesses(notebook)
     for cell, pattern in expected:
         lines = text(cell).splitlines()
         assert len(lines) == 1 and re.search(pattern, lines[0]), (cell.source, lines, pattern)
     assert not list((lab_folder / "lessons").iterdir()) and lab.status().auth == "none"
+    assert f"{name} 3 of 3" in summary(notebook), "what a check found right is done"
     server.use()
     kept = limits.read("of-somebody")
     assert kept and kept.limit == 7, "the next lesson has removed what was made since the interruption"

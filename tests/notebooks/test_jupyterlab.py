@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,18 +11,18 @@ from pathlib import Path
 import httpx
 import nbformat
 import pytest
-from nbformat import NotebookNode
 from playwright.sync_api import Browser, expect
-from support.notebooks import FOLDER, code, read
+from support.notebooks import code
 from support.servers import free_port
 from support.waiting import eventually
+
+import copies
 
 
 @pytest.fixture
 def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The address of a JupyterLab on a copy of the lessons, and the folder of the copy."""
-    shutil.copytree(FOLDER, tmp_path / "notebooks")
-    (tmp_path / "notebooks" / "02_limits.ipynb").write_text(nbformat.writes(without_outputs(read("02_limits"))))
+    """The address of a JupyterLab on a learner's copy of the lessons, and the folder of the copy."""
+    copies.make(tmp_path / "notebooks")
     port = free_port()
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
     process = subprocess.Popen(
@@ -41,12 +40,6 @@ def jupyter(lab_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
         process.wait(20)
 
 
-def without_outputs(notebook: NotebookNode) -> NotebookNode:
-    for cell in code(notebook):
-        cell.outputs, cell.execution_count = [], None
-    return notebook
-
-
 def answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(url).status_code == 200
@@ -58,6 +51,7 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
     jupyter: tuple[str, Path], browser: Browser
 ) -> None:
     url, folder = jupyter
+    (folder / ".copied.json").write_text('{"01_auth": "an earlier edition"}')
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(60_000)
     page.goto(url)
@@ -75,6 +69,7 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
 
     eventually(ended, 200)
     done = nbformat.read(saved, 4)
+    assert "There is a newer edition of 01_auth. To get it, type: " in saved.read_text()
     assert not [output for cell in code(done) for output in cell.outputs if output.output_type == "error"]
     assert [cell.execution_count for cell in code(done)] == list(range(1, len(code(done)) + 1))
     picture = page.locator(".widget-html img")

@@ -1,5 +1,6 @@
 """The lessons' notebooks: read them, look at their cells, and run them."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+import guesses
 from flows import settings
 
 FOLDER = settings.PROJECT / "notebooks"
@@ -17,6 +19,7 @@ SMALL = {  # parameters with which a lesson shows the same in less time
     "02_limits": {"queries": 6},
     "03_parallel_flow": {"count": 4, "naps": 4, "others": 4},
     "04_rest_queries": {"count": 4},
+    "playground": {"chosen": 4},
 }
 
 
@@ -63,3 +66,30 @@ def execute(notebook: NotebookNode, lab_folder: Path, **variables: str) -> Noteb
 
 def text(cell: NotebookNode) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def summary(notebook: NotebookNode) -> str:
+    """Return the summary with which a lesson ends."""
+    ends = [cell for cell in code(notebook) if "lessons.end(" in cell.source]
+    (shown,) = [output.data["text/plain"] for output in ends[-1].outputs if "data" in output]
+    return shown
+
+
+def plant_guesses(notebook: NotebookNode) -> None:
+    """Let a lesson, which needs tests/ in its PYTHONPATH, compare an empty, a wrong and a right guess each time."""
+    for cell in code(notebook):
+        cell.source = cell.source.replace("guesses.compare(", "three_guesses.compare(")
+    (usual,) = tagged(notebook, "parameters")
+    notebook.cells.insert(usual + 1, nbformat.v4.new_code_cell("from support import three_guesses"))
+    notebook.cells.append(nbformat.v4.new_code_cell("three_guesses.show()"))
+
+
+def check_guesses(notebook: NotebookNode) -> None:
+    """Check what an executed lesson said of the planted guesses."""
+    told = json.loads(text(notebook.cells[-1]))
+    asked = sum(cell.source.count("three_guesses.compare(") for cell in code(notebook))
+    assert told["empty"] == asked * [guesses.NONE]
+    assert len(told["right"]) == len(told["wrong"]) >= asked > 0
+    assert all("You guessed " in line and "right" not in line for line in told["wrong"]), told["wrong"]
+    assert all("Your guess was right: " in line and "90 % sure" in line for line in told["right"]), told["right"]
+    assert "% sure on average" in summary(notebook) and "% sure: " in summary(notebook)
