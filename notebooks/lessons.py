@@ -62,11 +62,13 @@ def begin() -> None:
     guesses.forget_first()
     if newer := copies.outdated(Path.cwd()):
         print(newer)
-    print("Starting what this lesson needs. If nothing runs yet, this takes about 15 seconds.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
+        print("Starting the database and Prefect's server, if they do not run: about 10 seconds.", flush=True)
         server.use()
+        print("Cleaning up after lessons that were interrupted, if there are any.", flush=True)
         records.clean_up_interrupted()
         url = server.use()
+        print("Making the database's tables, if there are none: about 5 seconds.", flush=True)
         warehouse.prepare()
         records.write(url)
     print("Ready.")
@@ -102,6 +104,7 @@ def end(*flow_runs: object) -> progress.Summary:
     """
     if not begun():
         raise CannotRun("This lesson has already ended, or it has not begun. Run it from its first cell.")
+    print("Putting back what the lesson changed.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
         rest.gather([endpoints.delete("flow_runs", str(flow_run)) for flow_run in flow_runs])
         records.put_back(records.file())
