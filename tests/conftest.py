@@ -29,7 +29,7 @@ from flows.api import endpoints, rest, server
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
 TOGETHER = {
     **dict.fromkeys(["test_credentials", "test_diagnosis", "test_gateway", "test_keys"], "guarded"),
-    **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_monitor"], "lessons"),
+    **dict.fromkeys(["test_begin_and_end", "test_exercises", "test_incidents", "test_monitor"], "lessons"),
     **dict.fromkeys(["test_versions", "test_prefect2"], "versions"),
 }
 # Modules whose tests go to whichever worker is free: they share nothing, or take long and mostly wait.

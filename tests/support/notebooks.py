@@ -11,8 +11,8 @@ from nbformat import NotebookNode
 from flows import settings
 
 FOLDER = settings.PROJECT / "notebooks"
-NAMES = ["01_auth", "02_limits", "03_parallel_flow", "04_rest_queries", "playground"]
-GRADED = NAMES[:-1]
+NAMES = ["01_auth", "02_limits", "03_parallel_flow", "04_rest_queries", "05_incidents", "playground"]
+GRADED = NAMES[:4]
 
 
 def read(name: str) -> NotebookNode:
