@@ -125,7 +125,8 @@ def leaked_slot() -> Broken:
     """Leave the slot of a task taken whose flow run has crashed, beside the slot of one that runs."""
     tag, dead = f"{SHOP}-orders", "orders of yesterday"
     limits.ensure(tag, 2)
-    shop.hold(tag, dead, "CRASHED")
+    crashed = shop.hold(tag, dead)
+    rest.send(endpoints.set_state(crashed, "CRASHED", "Crashed", "The machine has lost power.", force=True))
     shop.hold(tag, "orders of today")
 
     def wrong() -> str:

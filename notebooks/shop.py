@@ -89,6 +89,8 @@ def flow_run(name: str, state: str = "RUNNING") -> str:
     return rest.send(exercises.record_flow_run(flow, name, state))["id"]
 
 
-def hold(tag: str, name: str, state: str = "RUNNING") -> None:
-    """Let a task run called `name` hold a slot of `tag`, in a flow run of its own in a state of the type `state`."""
-    exercises.hold_slot(tag, flow_run(name, state), name)
+def hold(tag: str, name: str) -> str:
+    """Let a task run called `name` hold a slot of `tag`, in a flow run of its own, and return that one's id."""
+    run = flow_run(name)
+    exercises.hold_slot(tag, run, name)
+    return run
