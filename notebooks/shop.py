@@ -22,6 +22,7 @@ _sessions = contextlib.ExitStack()  # database connections, which end with the k
 
 def clear() -> None:
     """Remove everything that the shop has: database sessions, limits, runs, the work pool, keys."""
+    sql("select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like %s", f"{SHOP}%")
     _sessions.close()
     tags = [limit["tag"] for limit in rest.send(endpoints.limits()) if limit["tag"].startswith(SHOP)]
     made = [endpoints.delete("concurrency_limits/tag", tag) for tag in tags]

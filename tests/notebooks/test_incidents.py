@@ -35,7 +35,7 @@ def lesson(copied_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def reset_everything() -> None:
     """End everything that the shop has in the database, free all its slots, replace its limits and revoke its keys."""
-    shop.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'lesson-shop%'")
+    shop.sql("select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'lesson-shop%'")
     shop.sql("alter role etl connection limit 50")
     tags = [limit["tag"] for limit in rest.send(endpoints.limits())]
     for tag in (tag for tag in tags if tag.startswith(shop.SHOP)):
