@@ -61,14 +61,14 @@ def unseen_runs(flow: str) -> Generator[None]:
         rest.send(endpoints.delete("flows", made))
 
 
-def hold_slot(tag: str, flow_run_id: str | None = None) -> None:
+def hold_slot(tag: str, flow_run_id: str | None = None, name: str = "running one") -> None:
     """Take a slot of `tag` for a task run that no process runs, in the flow run `flow_run_id` or else in a new one."""
     if flow_run_id is None:
         flow = rest.send(create_flow(records.PREFIX))
         flow_run_id = str(rest.send(record_flow_run(flow["id"], "gone", "RUNNING"))["id"])
     leases = versions.is_3(rest.send(endpoints.version()))
     state = "RUNNING" if leases else "PENDING"
-    task_run = rest.send(record_task_run(flow_run_id, "running one", tag, state))
+    task_run = rest.send(record_task_run(flow_run_id, name, tag, state))
     if leases:
         rest.call("POST", "concurrency_limits/increment", {"names": [tag], "task_run_id": task_run["id"]})
     else:  # Prefect 2 takes the slot when the task run changes to Running

@@ -10,6 +10,7 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+import tomli
 
 import learner
 from flows import settings
@@ -89,7 +90,10 @@ def _exercises(cells: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         source = "".join(cell["source"])
         if heading := re.search(r"^### Exercise (.+)$", source, re.M):
             title = heading[1]
-        if "check" in cell["metadata"].get("tags", []) and (check := re.search(r"^checks\.(\w+)\(", source, re.M)):
+        if "incidents.draw(" in source:
+            names = tomli.loads((settings.PROJECT / "notebooks" / "incidents.toml").read_text())
+            yield from ((f"{number}: {name}", name) for number, name in enumerate(names, 1))
+        elif "check" in cell["metadata"].get("tags", []) and (check := re.search(r"^checks\.(\w+)\(", source, re.M)):
             yield title or check[1], check[1]
 
 

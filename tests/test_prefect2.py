@@ -36,6 +36,18 @@ for url, certificate in (("https://lab/api", "/lab.pem"), ("https://lab/api", "/
     print(os.environ.get("SSL_CERT_FILE"))
 """
 
+INCIDENTS = """
+import incidents, lessons
+lessons.begin()
+incidents.draw(1)
+for _ in range(7):
+    incident = incidents.next()
+    incident.check()
+    exec(incidents.TEXTS[incident.name]["solution"], {})
+    incident.check()
+lessons.end()
+"""
+
 begin, done = functools.partial(start, python=PYTHON), functools.partial(run, python=PYTHON)
 
 
@@ -59,6 +71,13 @@ def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
     warehouse.prepare()
     return server.attach()
+
+
+def test_incidents_can_be_mended_and_are_not_over_by_themselves(url: str) -> None:
+    folder = settings.PROJECT / "notebooks"
+    mended = subprocess.run([PYTHON, "-c", INCIDENTS], cwd=folder, capture_output=True, text=True, timeout=200)
+    verdicts = [line.split(":")[0] for line in mended.stdout.splitlines() if line.startswith(("Right: ", "Not yet: "))]
+    assert verdicts == 7 * ["Not yet", "Right"], mended.stdout + mended.stderr
 
 
 def test_the_trusted_certificate_changes_with_the_server() -> None:
