@@ -5,7 +5,7 @@ tell the colours (by Okabe and Ito) apart; they and the grey of the text can be 
 """
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -26,7 +26,6 @@ COLOURS = {
     "PAUSED": "#F0E442",
 }
 WIDTH = 640
-Chart = TypeVar("Chart", bound=alt.TopLevelMixin)
 _CLOCK = "hours(datum.value) + minutes(datum.value) + seconds(datum.value) ? timeFormat(datum.value, '%H:%M')"
 _CLOCK += " : timeFormat(datum.value, '%d %b')"
 _MOST_LABELS = 60  # more rows have no room for their names
@@ -130,14 +129,11 @@ def _describe_timeline(task_runs: pd.DataFrame) -> str:
     return f"Timeline of {len(task_runs)} task runs ({states}): they waited up to {waited:.1f} s{longest}."
 
 
-def styled(chart: Chart) -> Chart:
+def styled(chart: Any) -> Any:
     """Return `chart` without a background, with text in a grey that can be read on white and on black."""
     grey, faint = "#7a7a7a", "#80808030"
     text = {"labelColor": grey, "titleColor": grey}
     axis = {**text, "gridColor": faint, "domainColor": faint, "tickColor": faint}
     # Leave room for labels: the viewer's font may be wider than the one they were measured in.
     padding = {"left": 25, "top": 5, "right": 5, "bottom": 5}
-    configurable: Any = chart
-    return configurable.configure(
-        background="transparent", padding=padding, axis=axis, legend=text, view={"stroke": None}
-    )
+    return chart.configure(background="transparent", padding=padding, axis=axis, legend=text, view={"stroke": None})
