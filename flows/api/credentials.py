@@ -160,7 +160,7 @@ def use(
         "PREFECT_API_URL": url,
         KEY: key.get_secret_value() if key else "",
         AUTH_STRING: auth_string.get_secret_value() if auth_string else "",
-        "PREFECT_API_SSL_CERT_FILE": str(certificate or ""),
+        "PREFECT_API_SSL_CERT_FILE": str(certificate or (UNUSED if url.startswith("http:") else "")),
         HEADERS: json.dumps(custom) if custom else "",
     }
     for name, value in values.items():
@@ -168,8 +168,6 @@ def use(
             os.environ[name] = value
         else:
             os.environ.pop(name, None)
-    if url.startswith("http:") and not certificate:
-        os.environ["PREFECT_API_SSL_CERT_FILE"] = str(UNUSED)
     _refresh_prefect("prefect.context" in sys.modules, *sorted(os.environ.items()))
 
 
