@@ -65,17 +65,14 @@ def load(staging: Path, queries: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def kept() -> Generator[Path]:
-    """Yield the mart's file, to which no other program writes until the block ends. Raises CannotRun if one does now.
-
-    What a killed writer left in DuckDB's log goes into the file first: an old log makes a new mart unreadable.
-    """
+    """Yield the mart's file, to which no other program writes during the block. Raises CannotRun if one does now."""
     mart = path()
     try:
         # Of two runs that load at once, one would lose its tables.
         with files.lock(mart.with_suffix(".lock")), duckdb.connect() as keeper:
             if mart.exists():
                 keeper.execute("attach ? as mart (read_only)", [str(mart)])
-            if logs := list(mart.parent.glob(f"{mart.name}.wal*")):
+            if logs := list(mart.parent.glob(f"{mart.name}.wal*")):  # of a killed writer; they spoil a new mart
                 keeper.execute("detach database if exists mart").execute("attach ? as mart", [str(mart)])
                 keeper.execute("checkpoint mart")
                 for log in logs:

@@ -142,11 +142,9 @@ def is_free(port: int) -> bool:
 
 
 def _recount(home: Path, address: str) -> None:
-    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`, which is down.
-
-    Prefect counts a slot first and writes its lease afterwards. If the server is killed in between, the slot stays
-    counted forever, and no lease can expire that would free it. No API can correct that.
-    """
+    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`, which is down."""
+    # Prefect counts a slot first and writes its lease afterwards. If the server is killed in between, the slot stays
+    # counted forever, and no lease can expire that would free it. No API can correct that.
     taken: Counter[str] = Counter()
     for file in (home / "concurrency_leases").glob("*-*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

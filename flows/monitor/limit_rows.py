@@ -25,10 +25,8 @@ def request(version: str | None) -> Request:
 
 
 def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
-    """Return LIMITS from the answer to `request`, with those of `task_runs` as holders that have started.
-
-    One that is between two attempts keeps its slot, and so counts as well.
-    """
+    """Return LIMITS from the answer to `request`, with those of `task_runs` as holders that have started."""
+    # One that is between two attempts keeps its slot, and so counts as well.
     running = task_runs[task_runs["started"].notna() & task_runs["ended"].isna()]
     return _limits(answer, [(tag, run) for run in running.to_dict("records") for tag in run["tags"]])
 

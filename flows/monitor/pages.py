@@ -134,12 +134,9 @@ def limits() -> pd.DataFrame:
 
 
 def _first_due(runs: limit_rows.Rows, flows: limit_rows.Rows, now: pd.Timestamp) -> pd.Timestamp:
-    """Return a time at or shortly before the first flow run was due; an hour ago if there is none.
-
-    `runs` are the 200 newest. If there are more, none can be older than the first of all `flows`.
-    """
+    """Return a time at or shortly before the first flow run was due; an hour ago if there is none."""
     times = [run["expected_start_time"] for run in runs]
-    if len(runs) == rest.page():
+    if len(runs) == rest.page():  # there may be older ones, but none older than the first of all flows
         if len(flows) == rest.page():  # a flow that is not among them may be older
             first = rest.send(endpoints.flow_runs(sort="EXPECTED_START_TIME_ASC", limit=1))
             times += [run["expected_start_time"] for run in first]
