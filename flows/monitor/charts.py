@@ -32,10 +32,7 @@ _MOST_LABELS = 60  # more rows have no room for their names
 
 
 def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.VConcatChart:
-    """Draw the timeline of TASK_RUNS, and below it STEPS against the `limit`, on the same time axis.
-
-    In the timeline, a task run is grey while it waits, blue while it runs, and red if it failed or crashed.
-    """
+    """Draw the timeline of TASK_RUNS, and below it STEPS against the `limit`, on the same time axis."""
     timeline, concurrency = _timeline(task_runs), _concurrency(steps, limit, task_runs["submitted"].min())
     both = alt.vconcat(timeline, concurrency).resolve_scale(x="shared")
     return styled(both.properties(description=f"{timeline.description} {concurrency.description}"))

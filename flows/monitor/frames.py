@@ -61,10 +61,7 @@ def timed(runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 
 def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return STATES: how many flow runs due from `time` to `until` are in which state now.
-
-    `answer` is that of `endpoints.history`. Intervals without runs are left out.
-    """
+    """Return STATES from an answer to `endpoints.history`: how many flow runs due in an interval are in which state."""
     rows = [
         {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
         | {"state_type": state["state_type"], "runs": state["count_runs"]}

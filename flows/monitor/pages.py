@@ -93,10 +93,7 @@ def overview(
 
 
 def run(flow_run_id: str) -> Run:
-    """Load the page of a flow run in 6 requests, and one more for each further 200 task runs.
-
-    Raises Gone if there is no such run.
-    """
+    """Load a flow run's page in 6 requests, and one more for each further 200 task runs. Raises Gone if it is gone."""
     version = rest.send(endpoints.version())
     now = pd.Timestamp.now("UTC")
     first = endpoints.task_runs(flow_run=flow_run_id, sort="ID_DESC")
