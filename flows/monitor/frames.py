@@ -3,14 +3,14 @@
 Every frame has the same columns when it is empty. Times are UTC with their zone, durations are seconds.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from flows.api.endpoints import FAILED
 
-Rows = Iterable[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 _TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
 _RUN = {"name": _TEXT, "state": _TEXT, "state_type": _TEXT, "tags": _TEXT}
 _RUN |= {"submitted": _TIME, "started": _TIME, "ended": _TIME, "waited_seconds": _SECONDS, "ran_seconds": _SECONDS}
