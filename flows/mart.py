@@ -44,10 +44,7 @@ def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
 
 
 def load(staging: Path, queries: Sequence[str]) -> None:
-    """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are.
-
-    The mart is replaced as a whole: a reader that opens it sees the old one or the new one. Raises CannotRun as `kept`.
-    """
+    """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are."""
     with kept() as mart:
         # A name of its own, so that what a killed load left behind is never taken for the mart.
         new = Path(tempfile.mkdtemp(prefix="mart-", dir=staging)) / mart.name
@@ -60,7 +57,7 @@ def load(staging: Path, queries: Sequence[str]) -> None:
             if (reading := notes.noted(staging, query).get("reading"))
         ]
         duckdb.connect(str(new)).execute(";".join([*tables, "checkpoint"])).close()
-        new.replace(mart)
+        new.replace(mart)  # as a whole: a reader that opens it sees the old one or the new one
 
 
 @contextlib.contextmanager

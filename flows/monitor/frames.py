@@ -76,10 +76,7 @@ def states(answer: Rows) -> pd.DataFrame:
 
 
 def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """Return STEPS: how many of `task_runs` run from each `time` on, up to `now` if some still run.
-
-    A task run that ends at the moment when another one starts does not run at the same time as that one.
-    """
+    """Return STEPS: how many of `task_runs` run from each `time` on, up to `now` if some still run."""
     ran = task_runs[task_runs["started"].notna()]
     if ran.empty:
         return typed([], STEPS)
@@ -87,7 +84,7 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     still = pd.DatetimeIndex([now] if len(ended) < len(ran) else [], tz="UTC")
     steps = (1, ran["started"]), (-1, ended["ended"].clip(lower=ended["started"])), (0, still)
     changes = pd.concat([pd.Series(change, index=times) for change, times in steps])
-    running = changes.groupby(level=0).sum().cumsum()
+    running = changes.groupby(level=0).sum().cumsum()  # one that ends as another starts does not run beside it
     return typed([{"time": time, "running": count} for time, count in running.items()], STEPS)
 
 
@@ -122,10 +119,7 @@ def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
 
 
 def held_by_leases(leases: Rows, task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
-    """Return LIMITS from an answer to `endpoints.taken_slots`, with the holders that the server itself lists.
-
-    `leases` is the answer to `endpoints.limits`, and `task_runs` are those that it lists, as far as they exist.
-    """
+    """Return LIMITS as `held_by`, for those `task_runs` that `leases`, an answer to `endpoints.limits`, lists."""
     by_id = {run["task_run_id"]: run for run in task_runs.to_dict("records")}
     slots = [(limit["tag"], id_) for limit in leases for id_ in limit["active_slots"]]
     return _limits(answer, [(tag, by_id.get(id_, {"task_run_id": id_})) for tag, id_ in slots])

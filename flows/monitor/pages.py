@@ -111,10 +111,7 @@ def run(flow_run_id: str) -> Run:
 def flow_run_row(
     flow_run_id: str, answer: Mapping[str, Any] | None, flows: Mapping[str, str], now: pd.Timestamp
 ) -> tuple[pd.Series, pd.Timestamp]:
-    """Return the row of FLOW_RUNS for the server's answer, and until when its unended task runs count as running.
-
-    That is until now, or until the flow run ended. Raises Gone if the answer is None.
-    """
+    """Return the row of FLOW_RUNS, and until when its unended task runs count as running. Raises Gone if it is gone."""
     if answer is None:
         raise Gone(f"{server.attach()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
     flow_run = frames.flow_runs([answer], flows, now).iloc[0]
