@@ -6,14 +6,18 @@ import time
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import psutil
+import psycopg
 import pytest
 from support.commands import FLOW, answer, run
 from support.labs import processes_below
 
+import lessons
 from flows import lab, limits, prefect_flow, report
 from flows.api import rest
 from flows.lab import keys, prefect_server
+from flows.monitor import replay
 
 
 @pytest.mark.figures
@@ -72,3 +76,46 @@ def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
     medians = {way: statistics.median(times) for way, times in taken.items()}
     print("\n" + ", ".join(f"{way} {median:.2f} ms" for way, median in medians.items()), "(median of 500)")
     assert medians["through the gateway"] < 10 * medians["past it"]
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("sql", ["select pg_sleep(0.6)", "select sum(sqrt(n)) from generate_series(1, 2500000) as n"])
+def test_how_far_off_a_replay_is(shared_lab: str, sql: str) -> None:
+    """A run under a limit of 3, replayed for others, beside real runs: of queries that sleep, and of some that work."""
+    from prefect import flow, task
+    from prefect.runtime import flow_run
+
+    address = lab.database("warehouse")  # as its owner, who may open more than three connections
+
+    @task(tags=["replayed"], task_run_name="query")
+    def query() -> None:
+        with psycopg.connect(address) as connection:
+            connection.execute(sql.encode())
+
+    @flow(name="replayed")
+    def twenty() -> str:
+        for _ in range(2):  # alone, to show what a query takes if it shares the cores with no other
+            query.submit().result()
+        for future in [query.submit() for _ in range(18)]:
+            future.result()
+        return flow_run.id
+
+    def run_under(limit: int) -> pd.DataFrame:
+        limits.ensure("replayed", limit)
+        return lessons.finished(twenty(), 20).task_runs
+
+    def seconds(task_runs: pd.DataFrame) -> float:
+        return (task_runs["ended"].max() - task_runs["started"].min()).total_seconds()
+
+    run_under(6)  # warms up
+    recorded = run_under(3)
+    costs = replay.costs(recorded)
+    print(f"\n{sql}: {costs}")
+    errors = []
+    for limit in range(1, 7):
+        predicted, measured = seconds(replay.replay(recorded, limit, costs)), seconds(run_under(limit))
+        errors.append(abs(predicted / measured - 1))
+        print(
+            f"limit {limit}: predicted {predicted:5.1f} s, measured {measured:5.1f} s, {predicted / measured - 1:+.0%}"
+        )
+    assert statistics.median(errors) < 0.2
