@@ -28,10 +28,10 @@ def costs(task_runs: pd.DataFrame) -> Costs:
     runs = task_runs.dropna(subset=["started", "ended"]).sort_values("started", ignore_index=True)
     steps, names = frames.concurrency(runs, runs["ended"].max()), runs["name"]
     most = frames.peak(steps)
-    before = runs[["started", "submitted"]].assign(started=runs["started"].shift()).max(axis=1)
-    freed = runs["ended"].sort_values(ignore_index=True).shift(most)
-    waited = freed > before
-    gaps = (runs["started"] - freed.where(waited, before)).dt.total_seconds()
+    last, freed = runs["started"].shift(), runs["ended"].sort_values(ignore_index=True).shift(most)
+    queued = last > runs["submitted"]  # otherwise the process had nothing to ask for
+    handovers = (runs["started"] - freed)[queued & (freed > last)].dt.total_seconds()
+    asks = (runs["started"] - last)[queued & ~(freed > last)].dt.total_seconds()
 
     def spread(cores: float) -> float:
         work = _work(runs, steps, cores)
@@ -40,7 +40,7 @@ def costs(task_runs: pd.DataFrame) -> Costs:
     beside = (runs["ran_seconds"] / _work(runs, steps, 1)).groupby(names)
     comparable = (beside.max() - beside.min() > 0.5).any()
     cores = min((tenth / 10 for tenth in range(10, 10 * most + 1)), key=spread) if comparable else math.nan
-    return Costs(float(gaps[waited].mean()), float(gaps[1:][~waited].mean()), math.inf if cores == most else cores)
+    return Costs(float(handovers.mean()), float(asks.mean()), math.inf if cores == most else cores)
 
 
 def replay(task_runs: pd.DataFrame, limit: int, costs: Costs) -> pd.DataFrame:
