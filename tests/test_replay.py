@@ -49,11 +49,11 @@ def test_no_task_is_quicker_than_the_longest_one() -> None:
 
 
 def test_tasks_begin_in_the_order_in_which_they_began() -> None:
-    """By lot, not in the order of their submission; and none before it is submitted."""
-    runs = made([(2, 3), (0, 1), (1, 2), (7, 8)], submitted=7.0)
-    moved = replay.replay(runs, 1, FREE)
-    assert moved["task_run_id"].tolist() == ["1", "2", "0", "3"]
-    assert replay.replay(runs, 4, FREE)["started"].iloc[-1] == START + pd.Timedelta(seconds=7)
+    """The server gives out slots by lot, not in the order of submission; and no task begins before it is submitted."""
+    by_lot = replay.replay(made([(2, 3), (0, 1), (1, 2)]), 1, FREE)
+    assert by_lot["task_run_id"].tolist() == ["1", "2", "0"]
+    late = replay.replay(made([(0, 1), (7, 8)], submitted=7.0), 4, FREE)
+    assert late["started"].iloc[-1] == START + pd.Timedelta(seconds=7)
 
 
 def test_no_task_run_and_those_that_have_not_ended_give_no_times() -> None:
