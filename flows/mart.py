@@ -44,10 +44,7 @@ def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
 
 
 def load(staging: Path, queries: Sequence[str]) -> None:
-    """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are.
-
-    The mart is replaced as a whole: a reader that opens it sees the old one or the new one. Raises CannotRun as `kept`.
-    """
+    """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are."""
     with kept() as mart:
         # A name of its own, so that what a killed load left behind is never taken for the mart.
         new = Path(tempfile.mkdtemp(prefix="mart-", dir=staging)) / mart.name
@@ -60,22 +57,19 @@ def load(staging: Path, queries: Sequence[str]) -> None:
             if (reading := notes.noted(staging, query).get("reading"))
         ]
         duckdb.connect(str(new)).execute(";".join([*tables, "checkpoint"])).close()
-        new.replace(mart)
+        new.replace(mart)  # as a whole: a reader that opens it sees the old one or the new one
 
 
 @contextlib.contextmanager
 def kept() -> Generator[Path]:
-    """Yield the mart's file, to which no other program writes until the block ends. Raises CannotRun if one does now.
-
-    What a killed writer left in DuckDB's log goes into the file first: an old log makes a new mart unreadable.
-    """
+    """Yield the mart's file, to which no other program writes during the block. Raises CannotRun if one does now."""
     mart = path()
     try:
         # Of two runs that load at once, one would lose its tables.
         with files.lock(mart.with_suffix(".lock")), duckdb.connect() as keeper:
             if mart.exists():
                 keeper.execute("attach ? as mart (read_only)", [str(mart)])
-            if logs := list(mart.parent.glob(f"{mart.name}.wal*")):
+            if logs := list(mart.parent.glob(f"{mart.name}.wal*")):  # of a killed writer; they spoil a new mart
                 keeper.execute("detach database if exists mart").execute("attach ? as mart", [str(mart)])
                 keeper.execute("checkpoint mart")
                 for log in logs:

@@ -27,10 +27,7 @@ STILL = 10  # seconds without a sign of life
 
 @contextlib.contextmanager
 def staging(run: str) -> Generator[Path]:
-    """Yield a new staging folder for the flow run `run`, locked until the block ends.
-
-    Raises CannotRun if the process of an earlier attempt still works on it.
-    """
+    """Yield a new staging folder for the flow run `run`, locked. Raises CannotRun if an earlier attempt has it."""
     folder = files.folder() / "staging" / run
     try:
         if folder.exists():

@@ -56,10 +56,8 @@ def wait(futures: Sequence[Any]) -> None:
 
 
 def send_task_runs(sent: bool) -> None:
-    """Choose whether this process sends the server the states of its task runs, as it does until told otherwise.
-
-    Prefect 3.9 cannot store those of a deleted flow run, and tries again for minutes before it stores other runs'.
-    """
+    """Choose whether this process sends the server the states of its task runs, as it does until told otherwise."""
+    # Prefect 3.9 cannot store those of a deleted flow run, and tries again for minutes before it stores other runs'.
     if is_3(here()):
         from prefect.events.clients import NullEventsClient
         from prefect.events.worker import EventsWorker

@@ -54,10 +54,10 @@ def _exports(status: lab.Lab) -> list[str]:
     """Return what a shell sets to reach the lab. It reads secrets from their files, so that none is printed."""
     exports = [f"PREFECT_API_URL={status.api_url}"]
     if status.auth == "basic":
-        exports.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(keys.auth_string_file()))})"')
+        exports.append(f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(keys.file("auth_string")))})"')
     if status.auth == "gateway":
         first = "'/^Bearer/ {print $2; exit}'"
-        exports.append(f'PREFECT_API_KEY="$(awk {first} {shlex.quote(str(keys.bearer_file()))})"')
+        exports.append(f'PREFECT_API_KEY="$(awk {first} {shlex.quote(str(keys.file("keys")))})"')
         # For Prefect's own commands: they send the key with requests, and not when they open a WebSocket.
         exports.append('PREFECT_CLIENT_CUSTOM_HEADERS="{\\"Authorization\\": \\"Bearer $PREFECT_API_KEY\\"}"')
     if str(status.api_url).startswith("https:"):

@@ -11,7 +11,7 @@ import workers
 from flows import versions
 from flows.api import endpoints, rest
 from flows.api.rest import Request
-from flows.monitor import frames, limit_rows, pages
+from flows.monitor import frames, pages
 from flows.monitor.pages import Overview
 
 _DELAY = timedelta(seconds=15)  # after which the server certainly knows what a task run did
@@ -54,7 +54,7 @@ def overview(page: Overview) -> Overview:
     # A new flow gets its name first, and the counts follow with the next refresh: together they would be 5 requests.
     extra = endpoints.flows(ids=unnamed) if unnamed else endpoints.history(**page.filters, start=start)
     reads = [endpoints.flow_runs(**page.filters, since=start), endpoints.task_runs(state=pages.ACTIVE)]
-    runs, tasks, limits, rows = rest.gather([*reads, limit_rows.request(page.version), extra])
+    runs, tasks, limits, rows = rest.gather([*reads, endpoints.taken_slots(page.version), extra])
     if unnamed:
         names = dict.fromkeys(unnamed, "(deleted)") | {flow["id"]: flow["name"] for flow in rows}
         page = replace(page, flows={**page.flows, **names})
@@ -67,7 +67,7 @@ def overview(page: Overview) -> Overview:
         read_at=now,
         flow_runs=frames.flow_runs(runs, page.flows, now),
         task_runs=task_runs,
-        limits=limit_rows.held_by(task_runs, limits),
+        limits=frames.held_by(task_runs, limits),
     )
 
 
@@ -81,7 +81,7 @@ def run(page: Run) -> Run:
     waits = workers.awaited(page.flow_run)
     changes = workers.request(page.flow_run["work_pool"]) if waits else _changed(page)
     lines = endpoints.logs(flow_run=flow_run_id, since=None if page.logs.empty else page.logs["time"].iloc[-1])
-    reads = [endpoints.flow_run(flow_run_id), changes, lines, limit_rows.request(page.version)]
+    reads = [endpoints.flow_run(flow_run_id), changes, lines, endpoints.taken_slots(page.version)]
     answer, rows, lines, limits = rest.gather(reads)
     names = {page.flow_run["flow_id"]: page.flow_run["flow"]}
     flow_run, until = pages.flow_run_row(flow_run_id, answer, names, now)
@@ -95,7 +95,7 @@ def run(page: Run) -> Run:
         flow_run=flow_run,
         task_runs=task_runs,
         logs=pd.concat([page.logs, new_lines], ignore_index=True) if len(new_lines) else page.logs,
-        limits=limit_rows.held_by(task_runs, limits),
+        limits=frames.held_by(task_runs, limits),
         poll=workers.polling(page.flow_run["work_pool"], rows, now) if waits else None,
         unread=_unread(page.unread, now, more=not waits and len(rows) == rest.page()),
     )

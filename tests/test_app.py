@@ -25,7 +25,7 @@ from support.waiting import eventually
 
 from flows import lab, limits, settings
 from flows.api import errors, rest
-from flows.monitor import frames, limit_rows, pages
+from flows.monitor import frames, pages
 
 
 def errors_on(app: AppTest) -> str:
@@ -203,7 +203,7 @@ def test_with_200_active_task_runs_the_first_page_counts_on_others(
         tasks = frames.task_runs(answer, now)
         three = {"tag": limits.TAG, "concurrency_limit": 3, "active_slots": ["a", "b", "c"]}
         odd = {"tag": "nobody may", "concurrency_limit": -1, "active_slots": ["a"]}
-        counted = limit_rows.held_by(tasks.iloc[:0], [three, odd])
+        counted = frames.held_by(tasks.iloc[:0], [three, odd])
         page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=counted)
         with monkeypatch.context() as patch:
             patch.setattr(pages, "overview", lambda **_: page)

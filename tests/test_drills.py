@@ -128,7 +128,7 @@ def test_6_the_gateway_is_away_for_10_seconds(copied_lab: Path) -> None:
         gateway.stop(copied_lab / "gateway")
         time.sleep(10)
         socket = prefect_server.socket_file(copied_lab / "prefect")
-        gateway.start(copied_lab / "gateway", copied_lab / "logs" / "gateway.log", url, socket, keys.bearer_file())
+        gateway.start(copied_lab / "gateway", copied_lab / "logs" / "gateway.log", url, socket, keys.file("keys"))
         said = ended(flow)
         assert (said.code, said.report["completed"]) == (0, 20), said.err
         assert check(run_id, all_tables, said.err, cause="No server answers at") == []

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import psutil
+import psycopg
 import pytest
 from support.commands import FLOW, answer, run
+from support.drills import alter
 from support.labs import processes_below
 
+import lessons
 from flows import lab, limits, notes, prefect_flow, report, warehouse
 from flows.api import endpoints, rest
 from flows.lab import keys, prefect_server
+from flows.monitor import replay
 
 
 @pytest.mark.figures
@@ -64,6 +69,7 @@ def spans(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path) -> None:
     """Wall time over ideal time of the 20 queries, in turns; without Prefect, in a pool of three threads, as well."""
     limits.ensure(limits.TAG, 3, "global")
+    alter("connection limit 20")  # without Prefect, nothing tries again if a connection has not quite ended
 
     def in_a_pool() -> list[dict[str, Any]]:
         with ThreadPoolExecutor(3) as pool:
@@ -83,6 +89,7 @@ def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path) -> No
         ratio, wall, ideal = map(statistics.median, zip(*turns[1:], strict=True))  # the first one warms up
         print(f"\n{way}: wall / ideal {ratio:.2f}; wall {wall:.1f} s, ideal {ideal:.1f} s (medians of 5)", end="")
     rest.send(endpoints.delete("v2/concurrency_limits", limits.TAG))
+    alter(f"connection limit {limits.DEFAULT}")
 
 
 @pytest.mark.figures
@@ -105,3 +112,47 @@ def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
     medians = {way: statistics.median(times) for way, times in taken.items()}
     print("\n" + ", ".join(f"{way} {median:.2f} ms" for way, median in medians.items()), "(median of 500)")
     assert medians["through the gateway"] < 10 * medians["past it"]
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("sql", ["select pg_sleep(0.6)", "select sum(sqrt(n)) from generate_series(1, 2500000) as n"])
+def test_how_far_off_a_replay_is(shared_lab: str, sql: str) -> None:
+    """A run under a limit of 3, replayed for others, beside real runs: of queries that sleep, and of some that work."""
+    from prefect import flow, task
+    from prefect.runtime import flow_run
+
+    address = lab.database("warehouse")  # as its owner, who may open more than three connections
+
+    @task(tags=["replayed"], task_run_name="query")
+    def query() -> None:
+        with psycopg.connect(address) as connection:
+            connection.execute(sql.encode())
+
+    @flow(name="replayed")
+    def twenty() -> str:
+        for _ in range(2):  # alone, to show what a query takes if it shares the cores with no other
+            query.submit().result()
+        for future in [query.submit() for _ in range(18)]:
+            future.result()
+        return flow_run.id
+
+    def run_under(limit: int) -> pd.DataFrame:
+        limits.ensure("replayed", limit)
+        return lessons.finished(twenty(), 20).task_runs
+
+    def seconds(task_runs: pd.DataFrame) -> float:
+        return (task_runs["ended"].max() - task_runs["started"].min()).total_seconds()
+
+    run_under(6)  # warms up
+    recorded = run_under(3)
+    costs = replay.costs(recorded)
+    print(f"\n{sql}: {costs}")
+    again = seconds(replay.replay(recorded, 3, costs))
+    print(f"limit 3, recorded: {seconds(recorded):.1f} s, and replayed {again:.1f} s")
+    for limit in range(1, 7):
+        predicted, measured = seconds(replay.replay(recorded, limit, costs)), seconds(run_under(limit))
+        print(
+            f"limit {limit}: predicted {predicted:5.1f} s, measured {measured:5.1f} s, {predicted / measured - 1:+.0%}"
+        )
+    # Others on the machine move both of a prediction and a measurement, but not a replay of what was recorded.
+    assert again == pytest.approx(seconds(recorded), rel=0.15)

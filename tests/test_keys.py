@@ -25,7 +25,7 @@ from flows.lab import keys
 def test_secrets_lie_where_only_their_owner_may_read(guarded, guarded_folder: Path) -> None:
     guarded("gateway")
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (guarded_folder / "secrets").iterdir()}
-    assert keys.bearer_file() in modes and set(modes.values()) == {0o600}
+    assert keys.file("keys") in modes and set(modes.values()) == {0o600}
     assert stat.S_IMODE((guarded_folder / "secrets").stat().st_mode) == 0o700
     commands = " ".join(" ".join(process.cmdline()) for process in processes_below(guarded_folder))
     assert commands and not [secret for secret in secrets() if secret in commands]
@@ -127,7 +127,7 @@ for turn in range(40):
 
 def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
     keys.issue("ana")
-    keys.bearer_file().write_text(keys.bearer_file().read_text() + "# eve\nbearer of good news\n")
+    keys.file("keys").write_text(keys.file("keys").read_text() + "# eve\nbearer of good news\n")
     with pytest.raises(settings.CannotRun, match="needs a line `# NAME` and a line `Bearer KEY`"):
         keys.bearer()
 
@@ -136,7 +136,7 @@ def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
 def test_no_secret_is_left_anywhere(guarded, guarded_folder: Path) -> None:
     """The last of the guarded lab's tests: no secret was printed, logged or stored, except where secrets belong."""
     guarded("none")
-    belongs = {keys.bearer_file(), keys.auth_string_file()}
+    belongs = {keys.file("keys"), keys.file("auth_string")}
     texts = {"what commands printed": "\n".join(printed)}
     notebooks = [*(settings.PROJECT / "notebooks").glob("*.ipynb"), *settings.PROJECT.glob("artifacts/*.ipynb")]
     for path in [*guarded_folder.rglob("*"), *notebooks]:

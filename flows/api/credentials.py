@@ -137,15 +137,12 @@ def _unreadable(certificates: Path | str | None) -> str | None:
 def use(
     url: str, key: SecretStr | None = None, auth_string: SecretStr | None = None, certificate: Path | str | None = None
 ) -> None:
-    """Make this process, its children, and Prefect if it is imported, use the server at `url` with these credentials.
-
-    For a bearer key that is not for Prefect Cloud, this also sets PREFECT_CLIENT_CUSTOM_HEADERS. Prefect's client does
-    not send PREFECT_API_KEY when it opens the WebSocket that carries the states of task runs: behind a gateway that
-    checks keys, the flow would complete without a record of any of them.
-    """
+    """Make this process, its children, and Prefect if it is imported use the server at `url` with these credentials."""
     custom = _custom(settings.read())
     if os.environ.pop(_ADDED, None):
         custom.pop("Authorization", None)
+    # Prefect's client does not send PREFECT_API_KEY when it opens the WebSocket that carries the states of task runs:
+    # behind a gateway that checks keys, the flow would complete without a record of any of them.
     if key is not None and auth_string is None and not url.startswith(CLOUD) and "Authorization" not in custom:
         custom["Authorization"] = f"Bearer {key.get_secret_value()}"
         os.environ[_ADDED] = "1"
@@ -160,7 +157,7 @@ def use(
         "PREFECT_API_URL": url,
         KEY: key.get_secret_value() if key else "",
         AUTH_STRING: auth_string.get_secret_value() if auth_string else "",
-        "PREFECT_API_SSL_CERT_FILE": str(certificate or ""),
+        "PREFECT_API_SSL_CERT_FILE": str(certificate or (UNUSED if url.startswith("http:") else "")),
         HEADERS: json.dumps(custom) if custom else "",
     }
     for name, value in values.items():
@@ -168,8 +165,6 @@ def use(
             os.environ[name] = value
         else:
             os.environ.pop(name, None)
-    if url.startswith("http:") and not certificate:
-        os.environ["PREFECT_API_SSL_CERT_FILE"] = str(UNUSED)
     _refresh_prefect("prefect.context" in sys.modules, *sorted(os.environ.items()))
 
 

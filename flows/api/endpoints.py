@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 from urllib.parse import quote
 
+from flows import versions
 from flows.api import rest
 from flows.api.rest import Request
 
@@ -151,6 +152,11 @@ def counter(name: str) -> Request:
 def counters() -> Request:
     """POST /v2/concurrency_limits/filter: limits with their counters; in Prefect 3 those of the tags too."""
     return Request("POST", "v2/concurrency_limits/filter", {"limit": rest.PAGE})
+
+
+def taken_slots(version: str | None) -> Request:
+    """Return the request for limits with the number of taken slots: Prefect 2 has only `limits`, with their holders."""
+    return counters() if versions.is_3(version) else limits()
 
 
 def change_counter(name: str, **changes: int) -> Request:

@@ -107,10 +107,7 @@ def is_lab(url: str) -> bool:
 
 
 def read_lab() -> dict[str, Any]:
-    """Return what the lab last wrote about itself, or {}; `flows.lab.state` describes the keys.
-
-    After a crash it is out of date: it says how to reach the lab, not that the lab answers.
-    """
+    """Return what the lab last wrote about itself (see `flows.lab.state`), perhaps before a crash; {} if nothing."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads((settings.read().flows_lab_dir / "lab.json").read_text())
     return {}

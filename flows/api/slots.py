@@ -48,14 +48,10 @@ def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], A
 
 
 def end_task_run(task_run_id: str, message: str) -> None:
-    """End a task run whose process is gone, and so free its slots, but no others.
-
-    It becomes Crashed, or its own final state is set once more: either version of the server then frees its slots.
-    Endpoints: GET /task_runs/{id}, and POST …/set_state. Does nothing if there is no such task run.
-    """
+    """End a task run, if there is such a one, whose process is gone, and so free its slots, but no others."""
     task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
     state = ("CRASHED", "Crashed", message)
-    if task_run and task_run["state_type"] in endpoints.FINAL:
+    if task_run and task_run["state_type"] in endpoints.FINAL:  # set once more, it frees the slots as well
         state = (task_run["state"][key] for key in ("type", "name", "message"))
     rest.send(endpoints.set_state(task_run_id, *state, force=True, of="task_runs")._replace(missing_ok=True))
 

@@ -17,17 +17,17 @@ _ENTRY = re.compile(r"# ([A-Za-z0-9-]+)\nBearer ([\w.~+/=-]+)\n", re.ASCII)
 
 def auth_string() -> SecretStr:
     """Return the `user:password` that the lab's server requires with `--auth basic`."""
-    file = auth_string_file()
-    with files.lock(_file("lock")):
-        if not file.exists():
-            files.replace(file, f"admin:{secrets.token_urlsafe(24)}\n", 0o600)
-        return SecretStr(file.read_text().strip())
+    own = file("auth_string")
+    with files.lock(file("lock")):
+        if not own.exists():
+            files.replace(own, f"admin:{secrets.token_urlsafe(24)}\n", 0o600)
+        return SecretStr(own.read_text().strip())
 
 
 def bearer() -> dict[str, SecretStr]:
     """Return the keys that the lab's gateway accepts, by the name of their holder; a new lab has one, FIRST.
 
-    Raises CannotRun if their file (`bearer_file`) was edited and cannot be read any more.
+    Raises CannotRun if their `file` was edited and cannot be read any more.
     """
     with _changing() as keys:
         return keys
@@ -49,39 +49,30 @@ def revoke(name: str) -> None:
             raise CannotRun(f"No key belongs to {name!r}. Holders of keys: {', '.join(keys) or 'none'}.")
 
 
-def bearer_file() -> Path:
-    """Return the file that the gateway reads: for each key a line `# NAME` and a line `Bearer KEY`."""
-    return _file("keys")
-
-
-def auth_string_file() -> Path:
-    """Return the file that holds the `auth_string`, in one line."""
-    return _file("auth_string")
+def file(name: str) -> Path:
+    """Return a secret file: "keys", of a line `# NAME` and a line `Bearer KEY` for each key, or "auth_string"."""
+    folder = settings.read().flows_lab_dir / "secrets"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / name
 
 
 @contextlib.contextmanager
 def _changing() -> Generator[dict[str, SecretStr]]:
     """Yield the keys, and write what the block makes of them; no key that is revoked in between comes back."""
-    file = bearer_file()
-    with files.lock(_file("lock")):
-        text = file.read_text() if file.exists() else ""
+    own = file("keys")
+    with files.lock(file("lock")):
+        text = own.read_text() if own.exists() else ""
         if not re.fullmatch(f"({_ENTRY.pattern})*", text, re.ASCII):
             raise CannotRun(
-                f"{file} cannot be read: it needs a line `# NAME` and a line `Bearer KEY` for each key, and nothing"
+                f"{own} cannot be read: it needs a line `# NAME` and a line `Bearer KEY` for each key, and nothing"
                 " else. Correct the file, or delete it to get a new key."
             )
-        keys = {name: SecretStr(key) for name, key in _ENTRY.findall(text)} if file.exists() else {FIRST: _new()}
+        keys = {name: SecretStr(key) for name, key in _ENTRY.findall(text)} if own.exists() else {FIRST: _new()}
         yield keys
         changed = "".join(f"# {name}\nBearer {key.get_secret_value()}\n" for name, key in keys.items())
         if changed != text:
-            files.replace(file, changed, 0o600)
+            files.replace(own, changed, 0o600)
 
 
 def _new() -> SecretStr:
     return SecretStr(f"pnu_{secrets.token_urlsafe(27)}")
-
-
-def _file(name: str) -> Path:
-    folder = settings.read().flows_lab_dir / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / name

@@ -131,12 +131,12 @@ def _start_server(folder: Path, auth: str, url: str, version: str) -> None:
     if auth == "gateway":
         processes.make_private(processes.socket_folder(home))
         keys.bearer()  # makes the first one
-        facts["key_file"] = str(keys.bearer_file())
+        facts["key_file"] = str(keys.file("keys"))
         # Before the server, because the port that was just found free is the gateway's.
         log, socket = folder / "logs" / "gateway.log", prefect_server.socket_file(home)
-        pids["gateway"] = gateway.start(front, log, url, socket, keys.bearer_file())
+        pids["gateway"] = gateway.start(front, log, url, socket, keys.file("keys"))
     if auth == "basic":
-        facts["auth_string_file"] = str(keys.auth_string_file())
+        facts["auth_string_file"] = str(keys.file("auth_string"))
     if facts["https"]:
         facts["certificate"] = str(gateway.certificate(front))
     database = prefect_server.database_name(version)

@@ -94,12 +94,9 @@ def socket_file(home: Path) -> Path:
 
 @contextlib.contextmanager
 def reserved_port(before: str | None) -> Generator[int]:
-    """Yield the port of the API address `before` if it is free, else the first free one from FIRST_PORT on.
-
-    No other lab on this machine takes it before the block ends, in which a server is to start on it.
-    """
+    """Yield the port of the API address `before` if it is free, else the first free one from FIRST_PORT on."""
     for port in itertools.chain([httpx.URL(before or "").port or FIRST_PORT], itertools.count(FIRST_PORT)):
-        file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # the labs of all users agree on it
+        file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # no lab of any user takes it during the block
         with contextlib.suppress(Timeout), files.lock(file, 0o666).acquire(timeout=0):
             try:
                 if is_free(port):
@@ -142,11 +139,9 @@ def is_free(port: int) -> bool:
 
 
 def _recount(home: Path, address: str) -> None:
-    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`, which is down.
-
-    Prefect counts a slot first and writes its lease afterwards. If the server is killed in between, the slot stays
-    counted forever, and no lease can expire that would free it. No API can correct that.
-    """
+    """Set each limit's counter to the slots of its leases, for the server with PREFECT_HOME `home`, which is down."""
+    # Prefect counts a slot first and writes its lease afterwards. If the server is killed in between, the slot stays
+    # counted forever, and no lease can expire that would free it. No API can correct that.
     taken: Counter[str] = Counter()
     for file in (home / "concurrency_leases").glob("*-*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -109,10 +109,8 @@ def stop(processes: Sequence[psutil.Process], how: signal.Signals) -> None:
 
 
 def socket_folder(files: Path) -> Path:
-    """Return the folder for the sockets of the server whose own files are in `files`.
-
-    It is in /tmp, because the path of a socket may have 107 characters, and that of a project more.
-    """
+    """Return the folder for the sockets of the server whose own files are in `files`."""
+    # In /tmp, because the path of a socket may have 107 characters, and that of a project more.
     return Path("/tmp") / f"flows-{os.getuid()}-{hashlib.sha256(str(files).encode()).hexdigest()[:12]}"
 
 

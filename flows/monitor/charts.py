@@ -5,7 +5,7 @@ tell the colours (by Okabe and Ito) apart; they and the grey of the text can be 
 """
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -26,17 +26,13 @@ COLOURS = {
     "PAUSED": "#F0E442",
 }
 WIDTH = 640
-Chart = TypeVar("Chart", bound=alt.TopLevelMixin)
 _CLOCK = "hours(datum.value) + minutes(datum.value) + seconds(datum.value) ? timeFormat(datum.value, '%H:%M')"
 _CLOCK += " : timeFormat(datum.value, '%d %b')"
 _MOST_LABELS = 60  # more rows have no room for their names
 
 
 def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.VConcatChart:
-    """Draw the timeline of TASK_RUNS, and below it STEPS against the `limit`, on the same time axis.
-
-    In the timeline, a task run is grey while it waits, blue while it runs, and red if it failed or crashed.
-    """
+    """Draw the timeline of TASK_RUNS, and below it STEPS against the `limit`, on the same time axis."""
     timeline, concurrency = _timeline(task_runs), _concurrency(steps, limit, task_runs["submitted"].min())
     both = alt.vconcat(timeline, concurrency).resolve_scale(x="shared")
     return styled(both.properties(description=f"{timeline.description} {concurrency.description}"))
@@ -130,14 +126,11 @@ def _describe_timeline(task_runs: pd.DataFrame) -> str:
     return f"Timeline of {len(task_runs)} task runs ({states}): they waited up to {waited:.1f} s{longest}."
 
 
-def styled(chart: Chart) -> Chart:
+def styled(chart: Any) -> Any:
     """Return `chart` without a background, with text in a grey that can be read on white and on black."""
     grey, faint = "#7a7a7a", "#80808030"
     text = {"labelColor": grey, "titleColor": grey}
     axis = {**text, "gridColor": faint, "domainColor": faint, "tickColor": faint}
     # Leave room for labels: the viewer's font may be wider than the one they were measured in.
     padding = {"left": 25, "top": 5, "right": 5, "bottom": 5}
-    configurable: Any = chart
-    return configurable.configure(
-        background="transparent", padding=padding, axis=axis, legend=text, view={"stroke": None}
-    )
+    return chart.configure(background="transparent", padding=padding, axis=axis, legend=text, view={"stroke": None})

@@ -3,13 +3,14 @@
 Every frame has the same columns when it is empty. Times are UTC with their zone, durations are seconds.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from flows.api.endpoints import FAILED
 
+Rows = Sequence[Mapping[str, Any]]
 _TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
 _RUN = {"name": _TEXT, "state": _TEXT, "state_type": _TEXT, "tags": _TEXT}
 _RUN |= {"submitted": _TIME, "started": _TIME, "ended": _TIME, "waited_seconds": _SECONDS, "ran_seconds": _SECONDS}
@@ -19,13 +20,16 @@ FLOW_RUNS |= {"deployment_id": _TEXT, "work_pool": _TEXT, "parameters": _TEXT}
 TASK_RUNS = {"task_run_id": _TEXT, "flow_run_id": _TEXT, **_RUN, "upstream": _TEXT}
 STATES = {"time": _TIME, "until": _TIME, "state": _TEXT, "state_type": _TEXT, "runs": _COUNT}
 STEPS = {"time": _TIME, "running": _COUNT}
-LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}  # made in `limit_rows`
+# `taken` is the server's counter of taken slots, which makes tasks wait; `holders` are dicts with the keys _HOLDER,
+# `held` of them. If `taken` is more than `held`, the server counts slots that no task run holds: reset the limit.
+LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}
 LOGS = {"log_id": _TEXT, "time": _TIME, "level": _TEXT, "message": _TEXT, "flow_run_id": _TEXT, "task_run_id": _TEXT}
 
+_HOLDER = ("task_run_id", "name", "flow_run_id", "state")
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 
-def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now: pd.Timestamp) -> pd.DataFrame:
+def flow_runs(answer: Rows, flows: Mapping[str, str], now: pd.Timestamp) -> pd.DataFrame:
     """Return FLOW_RUNS, a row for each flow run of `answer`; `flows` maps the flows' ids to their names.
 
     `submitted` is when it was due; `waited_seconds` end at its start or at `now`; `ran_seconds` are of all attempts.
@@ -40,7 +44,7 @@ def flow_runs(answer: Iterable[Mapping[str, Any]], flows: Mapping[str, str], now
     return timed(runs, now).assign(ran_seconds=runs["ran_seconds"].where(runs["started"].notna()))
 
 
-def task_runs(answer: Iterable[Mapping[str, Any]], now: pd.Timestamp) -> pd.DataFrame:
+def task_runs(answer: Rows, now: pd.Timestamp) -> pd.DataFrame:
     """Return TASK_RUNS, a row for each task run of `answer`, in the order of their submission.
 
     `submitted` is when the flow submitted it, by the flow's clock. (Prefect's `created` is when the server received
@@ -60,11 +64,8 @@ def timed(runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     return runs.assign(waited_seconds=waited.astype(_SECONDS), ran_seconds=ran.astype(_SECONDS))
 
 
-def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return STATES: how many flow runs due from `time` to `until` are in which state now.
-
-    `answer` is that of `endpoints.history`. Intervals without runs are left out.
-    """
+def states(answer: Rows) -> pd.DataFrame:
+    """Return STATES from an answer to `endpoints.history`: how many flow runs due in an interval are in which state."""
     rows = [
         {"time": interval["interval_start"], "until": interval["interval_end"], "state": state["state_name"]}
         | {"state_type": state["state_type"], "runs": state["count_runs"]}
@@ -75,10 +76,7 @@ def states(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """Return STEPS: how many of `task_runs` run from each `time` on, up to `now` if some still run.
-
-    A task run that ends at the moment when another one starts does not run at the same time as that one.
-    """
+    """Return STEPS: how many of `task_runs` run from each `time` on, up to `now` if some still run."""
     ran = task_runs[task_runs["started"].notna()]
     if ran.empty:
         return typed([], STEPS)
@@ -86,7 +84,7 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     still = pd.DatetimeIndex([now] if len(ended) < len(ran) else [], tz="UTC")
     steps = (1, ran["started"]), (-1, ended["ended"].clip(lower=ended["started"])), (0, still)
     changes = pd.concat([pd.Series(change, index=times) for change, times in steps])
-    running = changes.groupby(level=0).sum().cumsum()
+    running = changes.groupby(level=0).sum().cumsum()  # one that ends as another starts does not run beside it
     return typed([{"time": time, "running": count} for time, count in running.items()], STEPS)
 
 
@@ -113,7 +111,21 @@ def verdict(steps: pd.DataFrame, limit: int | None) -> str:
     return f"The limit was exceeded for {seconds:.1f} s in total: up to {most} ran at once, and only {allowed}."
 
 
-def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
+    """Return LIMITS from an answer to `endpoints.taken_slots`; those of `task_runs` that have started hold them."""
+    # One that is between two attempts keeps its slot, and so counts as well.
+    running = task_runs[task_runs["started"].notna() & task_runs["ended"].isna()]
+    return _limits(answer, [(tag, run) for run in running.to_dict("records") for tag in run["tags"]])
+
+
+def held_by_leases(leases: Rows, task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
+    """Return LIMITS as `held_by`, for those `task_runs` that `leases`, an answer to `endpoints.limits`, lists."""
+    by_id = {run["task_run_id"]: run for run in task_runs.to_dict("records")}
+    slots = [(limit["tag"], id_) for limit in leases for id_ in limit["active_slots"]]
+    return _limits(answer, [(tag, by_id.get(id_, {"task_run_id": id_})) for tag, id_ in slots])
+
+
+def logs(answer: Rows) -> pd.DataFrame:
     """Return LOGS, a row for each log line, in the order of `answer`."""
     rows = [
         {"log_id": line["id"], "time": line["timestamp"], "level": _LEVELS.get(line["level"], str(line["level"]))}
@@ -126,6 +138,22 @@ def logs(answer: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """Return those of `runs` (flow runs or task runs) that failed or crashed, the last one first."""
     return runs[runs["state_type"].isin(FAILED)].sort_values("ended", ascending=False)
+
+
+def _limits(answer: Rows, holders: Sequence[tuple[str, Mapping[Any, Any]]]) -> pd.DataFrame:
+    """Return LIMITS, sorted by tag, without global limits, which have none. `holders` are pairs of a tag and a run."""
+    rows = []
+    for limit in answer:
+        if "tag" in limit:
+            row = {"tag": limit["tag"], "limit": limit["concurrency_limit"], "taken": len(limit["active_slots"])}
+        elif limit["name"].startswith("tag:") and limit["active"]:
+            tag = limit["name"].removeprefix("tag:")
+            row = {"tag": tag, "limit": limit["limit"], "taken": limit["active_slots"]}
+        else:
+            continue
+        of_tag = [{key: run.get(key) for key in _HOLDER} for tag, run in holders if tag == row["tag"]]
+        rows.append(row | {"held": len(of_tag), "holders": of_tag})
+    return typed(sorted(rows, key=lambda row: row["tag"]), LIMITS)
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:

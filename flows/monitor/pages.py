@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from flows.api import endpoints, rest, server
-from flows.monitor import frames, limit_rows
+from flows.monitor import frames
 from flows.settings import CannotRun
 
 ACTIVE = ("RUNNING", "PENDING", "SCHEDULED", "PAUSED")
@@ -85,39 +85,33 @@ def overview(
     version, flows, runs, tasks = rest.gather([endpoints.version(), endpoints.flows(), *reads])
     if start is None:
         start = _first_due(runs, flows, now)
-    limits, history = rest.gather([limit_rows.request(version), endpoints.history(**filters, start=start)])
+    limits, history = rest.gather([endpoints.taken_slots(version), endpoints.history(**filters, start=start)])
     names = {flow["id"]: flow["name"] for flow in flows}
     flow_runs, task_runs = frames.flow_runs(runs, names, now), frames.task_runs(tasks, now)
-    states, limits = frames.states(history), limit_rows.held_by(task_runs, limits)
+    states, limits = frames.states(history), frames.held_by(task_runs, limits)
     return Overview(version, names, filters, since, start, now, flow_runs, states, task_runs, limits)
 
 
 def run(flow_run_id: str) -> Run:
-    """Load the page of a flow run in 6 requests, and one more for each further 200 task runs.
-
-    Raises Gone if there is no such run.
-    """
+    """Load a flow run's page in 6 requests, and one more for each further 200 task runs. Raises Gone if it is gone."""
     version = rest.send(endpoints.version())
     now = pd.Timestamp.now("UTC")
     first = endpoints.task_runs(flow_run=flow_run_id, sort="ID_DESC")
     reads = [endpoints.flow_run(flow_run_id), endpoints.flows(flow_run=flow_run_id), first]
-    reads += [endpoints.logs(flow_run=flow_run_id), limit_rows.request(version)]
+    reads += [endpoints.logs(flow_run=flow_run_id), endpoints.taken_slots(version)]
     answer, flows, tasks, lines, limits = rest.gather(reads)
     if len(tasks) == rest.page():
         tasks += rest.rows(first, MOST_TASK_RUNS, start=rest.page())
     flow_run, until = flow_run_row(flow_run_id, answer, {flow["id"]: flow["name"] for flow in flows}, now)
     task_runs = frames.task_runs(tasks, until)
-    limits = limit_rows.held_by(task_runs, limits)
+    limits = frames.held_by(task_runs, limits)
     return Run(version, now, until, flow_run, task_runs, frames.logs(lines), limits)
 
 
 def flow_run_row(
     flow_run_id: str, answer: Mapping[str, Any] | None, flows: Mapping[str, str], now: pd.Timestamp
 ) -> tuple[pd.Series, pd.Timestamp]:
-    """Return the row of FLOW_RUNS for the server's answer, and until when its unended task runs count as running.
-
-    That is until now, or until the flow run ended. Raises Gone if the answer is None.
-    """
+    """Return the row of FLOW_RUNS, and until when its unended task runs count as running. Raises Gone if it is gone."""
     if answer is None:
         raise Gone(f"{server.attach()} has no flow run {flow_run_id}. It was deleted, or it is on another server.")
     flow_run = frames.flow_runs([answer], flows, now).iloc[0]
@@ -127,19 +121,16 @@ def flow_run_row(
 def limits() -> pd.DataFrame:
     """Load LIMITS with the holders that the server's leases name, the first 200 by name, in 3 or 4 requests."""
     version = rest.send(endpoints.version())
-    leases, counters = rest.gather([endpoints.limits(), limit_rows.request(version)])
+    leases, counters = rest.gather([endpoints.limits(), endpoints.taken_slots(version)])
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
     task_runs = frames.task_runs(rest.rows(endpoints.task_runs(ids=ids)) if ids else [], pd.Timestamp.now("UTC"))
-    return limit_rows.held_by_leases(leases, task_runs, counters)
+    return frames.held_by_leases(leases, task_runs, counters)
 
 
-def _first_due(runs: limit_rows.Rows, flows: limit_rows.Rows, now: pd.Timestamp) -> pd.Timestamp:
-    """Return a time at or shortly before the first flow run was due; an hour ago if there is none.
-
-    `runs` are the 200 newest. If there are more, none can be older than the first of all `flows`.
-    """
+def _first_due(runs: frames.Rows, flows: frames.Rows, now: pd.Timestamp) -> pd.Timestamp:
+    """Return a time at or shortly before the first flow run was due; an hour ago if there is none."""
     times = [run["expected_start_time"] for run in runs]
-    if len(runs) == rest.page():
+    if len(runs) == rest.page():  # there may be older ones, but none older than the first of all flows
         if len(flows) == rest.page():  # a flow that is not among them may be older
             first = rest.send(endpoints.flow_runs(sort="EXPECTED_START_TIME_ASC", limit=1))
             times += [run["expected_start_time"] for run in first]
