@@ -44,7 +44,7 @@ def stage(staging: Path, query: str, cursor: psycopg.Cursor) -> int:
 
 
 def load(staging: Path, queries: Sequence[str]) -> None:
-    """Replace the tables of those `queries` that have staged rows, all at once; other tables stay as they are."""
+    """Replace the tables of those `queries` that have staged rows, all at once. Raises CannotRun as `kept`."""
     with kept() as mart:
         # A name of its own, so that what a killed load left behind is never taken for the mart.
         new = Path(tempfile.mkdtemp(prefix="mart-", dir=staging)) / mart.name
