@@ -80,7 +80,7 @@ class Incident:
         printing(verdict)()
 
     def _verdict(self) -> str:
-        """Return what there is to learn from the incident. Raises Wrong if it is not over, or something is destroyed."""
+        """Return what the incident teaches. Raises Wrong if it is not over, or if something else was destroyed."""
         if not lessons.begun():
             raise Wrong(
                 "the lab was thrown away, and with it every limit, run, key and table, those of others too."

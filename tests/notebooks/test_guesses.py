@@ -15,7 +15,6 @@ import progress
 from flows import lab, settings
 
 
-
 @pytest.fixture(autouse=True)
 def lab_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLOWS_LAB_DIR", str(tmp_path / ".lab"))
