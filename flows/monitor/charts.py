@@ -81,8 +81,8 @@ def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp) -
     rows = steps.assign(at=(steps["time"] - origin).dt.total_seconds())
     x = alt.X("at:Q").title("seconds")
     peak = frames.peak(steps)
-    y = alt.Y("running:Q").title("running at once").axis(tickMinStep=1, format="d")
-    y = y.scale(domain=[0, max(peak, limit or 0) + 1])
+    top = max(peak, limit or 0) + 1
+    y = alt.Y("running:Q").title("running at once").axis(tickCount=min(top, 5), format="d").scale(domain=[0, top])
     tooltip = [alt.Tooltip("at:Q").format(".2f").title("seconds"), alt.Tooltip("running:Q")]
     line = alt.Chart(rows).mark_line(interpolate="step-after", color=COLOURS["RUNNING"])
     layers = [line.encode(x, y, tooltip=tooltip)]
