@@ -78,8 +78,8 @@ def calibration(guesses: list[learner.Guess]) -> alt.LayerChart | None:
     y = alt.Y("mean", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", title="how many were right"))
     line = alt.Chart(ideal).mark_line(strokeDash=[6, 4], color="#666").encode(x=x, y=y)
     yours = alt.Chart(shares.reset_index()).mark_line(point=alt.OverlayMarkDef(size=80)).encode(x=x, y=y)
-    told = f"How sure you were, and how many guesses were right. {'; '.join(parts)}."
-    described = f"{told} On the dashed line, you would be right as often as you think."
+    shown = f"How sure you were, and how many guesses were right. {'; '.join(parts)}."
+    described = f"{shown} On the dashed line, you would be right as often as you think."
     return alt.layer(line, yours, width=260, height=260, description=described)
 
 
@@ -99,15 +99,15 @@ def _exercises(cells: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _sentences(lessons: list[Lesson]) -> list[str]:
     guesses = [guess for lesson in lessons for guess in lesson.guesses]
-    said = f"{sum(guess.right for guess in guesses)} of your {len(guesses)} guesses were right."
+    of_guesses = f"{sum(guess.right for guess in guesses)} of your {len(guesses)} guesses were right."
     if off := _typically_off(guesses):
-        said += f" Your numbers were typically off by {off}."
+        of_guesses += f" Your numbers were typically off by {off}."
     if sure := [(guess.confidence, guess.right) for guess in guesses if guess.confidence is not None]:
         confidence, right = (_percent(statistics.mean(values)) for values in zip(*sure, strict=True))
-        said += f" Where you said how sure you were, you were {confidence} sure on average, and {right} were right."
+        of_guesses += f" Where you of_guesses how sure you were, you were {confidence} sure on average, and {right} were right."
     done = ", ".join(f"{lesson.name} {_done(lesson)}" for lesson in lessons if lesson.exercises)
     kept = "This is kept on your machine only. lab.reset() leaves it there; to forget it, delete .lab/learner."
-    return [f"Exercises done: {done}.", said if guesses else "You have made no guesses yet.", kept]
+    return [f"Exercises done: {done}.", of_guesses if guesses else "You have made no guesses yet.", kept]
 
 
 def _table(lessons: list[Lesson]) -> str:
