@@ -104,7 +104,8 @@ def _sentences(lessons: list[Lesson]) -> list[str]:
         of_guesses += f" Your numbers were typically off by {off}."
     if sure := [(guess.confidence, guess.right) for guess in guesses if guess.confidence is not None]:
         confidence, right = (_percent(statistics.mean(values)) for values in zip(*sure, strict=True))
-        of_guesses += f" Where you said how sure you were, you were {confidence} sure on average, and {right} right."
+        of_guesses += f" Where you said how sure you were, you were {confidence} sure on average,"
+        of_guesses += f" and {right} were right."
     done = ", ".join(f"{lesson.name} {_done(lesson)}" for lesson in lessons if lesson.exercises)
     kept = "This is kept on your machine only. lab.reset() leaves it there; to forget it, delete .lab/learner."
     return [f"Exercises done: {done}.", of_guesses if guesses else "You have made no guesses yet.", kept]
