@@ -1,0 +1,47 @@
+"""Changes of the lessons' code at random: what is changed, and that a change is noticed."""
+
+import json
+from pathlib import Path
+
+import mutate_lessons
+import pytest
+from support.notebooks import FOLDER, GRADED
+
+SOURCE = """@task(tags=["database"], retries=2)
+def count():
+    return ask(0.5).result()
+"""
+
+
+def test_each_kind_of_change_is_made_once_for_each_place() -> None:
+    made = dict(mutate_lessons.mutations(SOURCE))
+    assert set(made) == {
+        "without @task(tags=['database'], retries=2)",
+        "without return ask(0.5).result()",
+        "without tags",
+        "wait in place of result",
+        "3 in place of 2",
+        "1.5 in place of 0.5",
+    }
+    assert made["without tags"].startswith("@task(retries=2)\ndef count")
+    assert made["without return ask(0.5).result()"].endswith("def count():\n    pass")
+    assert made["wait in place of result"].endswith("ask(0.5).wait()")
+
+
+def test_a_lesson_s_code_and_solutions_are_changed_and_not_its_parameters() -> None:
+    for name in GRADED:
+        notebook = json.loads((FOLDER / f"{name}.ipynb").read_text())
+        possible = list(mutate_lessons.of_lesson(notebook))
+        tags = {tag for change in possible for tag in notebook["cells"][change.cell]["metadata"].get("tags", [])}
+        assert len(possible) > 50 and "solution" in tags and not tags & {"parameters", "exercise", "check"}
+
+
+@pytest.mark.long
+def test_a_change_is_noticed_if_it_makes_a_difference(lab_folder: Path) -> None:
+    """The playground without its limit, and as it is."""
+    notebook = json.loads((FOLDER / "playground.ipynb").read_text())
+    possible = list(mutate_lessons.of_lesson(notebook))
+    dropped = next(change for change in possible if change.what.startswith("without limits.ensure('lesson-play'"))
+    assert mutate_lessons.is_noticed("playground", notebook, dropped)
+    unchanged = dropped._replace(source="".join(notebook["cells"][dropped.cell]["source"]))
+    assert not mutate_lessons.is_noticed("playground", notebook, unchanged)
