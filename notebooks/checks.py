@@ -188,7 +188,7 @@ def waste(
         had = f"It had {limit} slots for {took:.1f} s"
         problem = ""
         if answer is None:
-            problem = f"there is no answer for {way!r}. {had}, less what its tasks ran."
+            problem = f"give a number for {way!r}. {had}; subtract the seconds that its tasks ran."
         elif answer < 0 <= least:
             problem = f"{answer:.1f} cannot be right for {way!r}: no less than 0 slot-seconds can be wasted."
         elif not least - rounding <= answer <= most + rounding:
