@@ -52,8 +52,9 @@ def make(folder: Path = FOLDER, again: Collection[str] = ()) -> list[str]:
 
 def outdated(folder: Path) -> str:
     """Return a sentence that names the lessons in `folder` whose originals are newer, empty if none is."""
-    now = {name: _fingerprint(_read(ORIGINALS / f"{name}.ipynb")) for name in names()} if _copied(folder) else {}
-    newer = [name for name, copied in _copied(folder).items() if now.get(name, copied) != copied]
+    copied = _copied(folder)
+    now = {name: _fingerprint(_read(ORIGINALS / f"{name}.ipynb")) for name in names() if name in copied}
+    newer = [name for name, before in copied.items() if now.get(name, before) != before]
     return f"There is a newer edition of {', '.join(newer)}. {_how(newer)}" if newer else ""
 
 

@@ -21,21 +21,26 @@ class Wrong(Exception):
     """The answer is not right. The message says why, and gives a hint."""
 
 
+def print_verdict(name: str, check: Callable[[], str]) -> None:
+    """Print whether `check` returns what is right, which is then kept as done under `name`, or raises Wrong."""
+    try:
+        print(f"Right: {check()}")
+        learner.keep_exercise(name)
+    except (Wrong, CannotRun) as wrong:
+        print(f"Not yet: {wrong}")
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        print(f"Not yet: the check could not read your answer ({problem}). Use the same format as the example.")
+
+
 def printing(check: Callable[Answer, str]) -> Callable[Answer, None]:
-    """Make `check`, which returns what is right or raises Wrong, print one line instead, and keep what is done."""
+    """Make `check`, which returns what is right or raises Wrong, print its verdict instead."""
 
     @functools.wraps(check)
-    def print_verdict(*arguments: Answer.args, **named: Answer.kwargs) -> None:
-        try:
-            print(f"Right: {check(*arguments, **named)}")
-            learner.keep_exercise(check.__name__)
-        except (Wrong, CannotRun) as wrong:
-            print(f"Not yet: {wrong}")
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
-            print(f"Not yet: the check could not read your answer ({problem}). Use the same format as the example.")
+    def printed(*arguments: Answer.args, **named: Answer.kwargs) -> None:
+        print_verdict(check.__name__, lambda: check(*arguments, **named))
 
-    return print_verdict
+    return printed
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from flows import limits, settings, versions
 from flows.api import credentials, diagnosis, endpoints, rest, server
 from flows.lab import keys
 from flows.settings import CannotRun
-from grading import Wrong, environment, printing
+from grading import Wrong, environment, print_verdict
 from shop import SHOP
 
 TEXTS: dict[str, dict[str, Any]] = tomli.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
@@ -72,12 +72,7 @@ class Incident:
 
     def check(self) -> None:
         """Print whether the incident is over, and what was destroyed on the way."""
-
-        def verdict() -> str:
-            return self._verdict()
-
-        verdict.__name__ = self.name  # under which the learner's record keeps it
-        printing(verdict)()
+        print_verdict(self.name, self._verdict)
 
     def _verdict(self) -> str:
         """Return what the incident teaches. Raises Wrong if it is not over, or if something else was destroyed."""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import nbformat
+from mutate_lessons import SOLUTION
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -48,9 +49,9 @@ def prose(notebook: NotebookNode) -> str:
 
 def solution(cell: NotebookNode) -> str:
     """Return the code in a solution's fold, where a learner opens it, and nothing runs it but a test."""
-    found = re.search(r"^```python\n(.*?)\n```$", cell.source, re.MULTILINE | re.DOTALL)
-    assert found, "a solution is a fold with a block of code"
-    return found[1]
+    fold = SOLUTION.search(cell.source)
+    assert fold, "a solution is a fold with a block of code"
+    return fold[1]
 
 
 def tagged(notebook: NotebookNode, tag: str) -> list[int]:
