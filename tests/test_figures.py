@@ -66,7 +66,6 @@ def spans(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 @pytest.mark.figures
-@pytest.mark.weekly
 def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path) -> None:
     """Wall time over ideal time of the 20 queries, in turns; without Prefect, in a pool of three threads, as well."""
     limits.ensure(limits.TAG, 3, "global")
@@ -116,7 +115,6 @@ def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
 
 
 @pytest.mark.figures
-@pytest.mark.weekly
 @pytest.mark.parametrize("sql", ["select pg_sleep(0.6)", "select sum(sqrt(n)) from generate_series(1, 2500000) as n"])
 def test_how_far_off_a_replay_is(shared_lab: str, sql: str) -> None:
     """A run under a limit of 3, replayed for others, beside real runs: of queries that sleep, and of some that work."""
