@@ -35,7 +35,7 @@ class Summary:
     @property
     def text(self) -> str:
         """The progress in sentences, one a line."""
-        return "\n".join(_sentences(self.lessons) + ([self.picture.alt] if self.picture else []))
+        return "\n".join(sentences(self.lessons) + ([self.picture.alt] if self.picture else []))
 
     @property
     def page(self) -> str:
@@ -83,6 +83,30 @@ def calibration(guesses: list[learner.Guess]) -> alt.LayerChart | None:
     return alt.layer(line, yours, width=260, height=260, description=described)
 
 
+def sentences(lessons: list[Lesson]) -> list[str]:
+    """Return the progress in sentences, the first of which is about the exercises."""
+    guesses = [guess for lesson in lessons for guess in lesson.guesses]
+    of_guesses = f"{sum(guess.right for guess in guesses)} of your {len(guesses)} guesses were right."
+    if off := _typically_off(guesses):
+        of_guesses += f" Your numbers were typically off by {off}."
+    if sure := [(guess.confidence, guess.right) for guess in guesses if guess.confidence is not None]:
+        confidence, right = (_percent(statistics.mean(values)) for values in zip(*sure, strict=True))
+        of_guesses += f" Where you said how sure you were, you were {confidence} sure on average,"
+        of_guesses += f" and {right} were right."
+    exercises = ", ".join(f"{lesson.name} {done(lesson)}" for lesson in lessons if lesson.exercises)
+    kept = "This is kept on your machine only. lab.reset() leaves it there; to forget it, delete .lab/learner."
+    return [f"Exercises done: {exercises}.", of_guesses if guesses else "You have made no guesses yet.", kept]
+
+
+def done(lesson: Lesson) -> str:
+    """Return how many exercises of `lesson` are done, and which are left to do, if only some are."""
+    todo = [title.partition(":")[0] for title, right in lesson.exercises.items() if not right]
+    if not lesson.exercises:
+        return "none to do"
+    left = f" (still to do: {' and '.join(todo)})" if 0 < len(todo) < len(lesson.exercises) else ""
+    return f"{len(lesson.exercises) - len(todo)} of {len(lesson.exercises)}{left}"
+
+
 def _exercises(cells: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Yield the title of each exercise among the `cells` of a notebook, and the name of its check."""
     title = ""
@@ -97,26 +121,12 @@ def _exercises(cells: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
             yield title or check[1], check[1]
 
 
-def _sentences(lessons: list[Lesson]) -> list[str]:
-    guesses = [guess for lesson in lessons for guess in lesson.guesses]
-    of_guesses = f"{sum(guess.right for guess in guesses)} of your {len(guesses)} guesses were right."
-    if off := _typically_off(guesses):
-        of_guesses += f" Your numbers were typically off by {off}."
-    if sure := [(guess.confidence, guess.right) for guess in guesses if guess.confidence is not None]:
-        confidence, right = (_percent(statistics.mean(values)) for values in zip(*sure, strict=True))
-        of_guesses += f" Where you said how sure you were, you were {confidence} sure on average,"
-        of_guesses += f" and {right} were right."
-    done = ", ".join(f"{lesson.name} {_done(lesson)}" for lesson in lessons if lesson.exercises)
-    kept = "This is kept on your machine only. lab.reset() leaves it there; to forget it, delete .lab/learner."
-    return [f"Exercises done: {done}.", of_guesses if guesses else "You have made no guesses yet.", kept]
-
-
 def _table(lessons: list[Lesson]) -> str:
     titles = ["lesson", "exercises done", "guesses that were right", "your numbers were typically off by"]
     rows = [
         [
             lesson.name,
-            _done(lesson) if lesson.exercises else "none to do",
+            done(lesson),
             f"{sum(guess.right for guess in lesson.guesses)} of {len(lesson.guesses)}"
             if lesson.guesses
             else "none made",
@@ -128,12 +138,6 @@ def _table(lessons: list[Lesson]) -> str:
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows)
     caption = "<caption>What you have done so far</caption>"
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _done(lesson: Lesson) -> str:
-    todo = [title.partition(":")[0] for title, done in lesson.exercises.items() if not done]
-    left = f" (still to do: {' and '.join(todo)})" if 0 < len(todo) < len(lesson.exercises) else ""
-    return f"{len(lesson.exercises) - len(todo)} of {len(lesson.exercises)}{left}"
 
 
 def _typically_off(guesses: list[learner.Guess]) -> str:

@@ -1,4 +1,4 @@
-"""Make your own copy of the lessons, and open it in JupyterLab.
+"""Make your own copy of the lessons, and open JupyterLab on a page that says how far you are in each.
 
 python scripts/learn.py [--again LESSON …] [options of JupyterLab, such as --no-browser]
 """
@@ -11,6 +11,7 @@ from flows import cli, settings
 sys.path.insert(0, str(settings.PROJECT / "notebooks"))
 
 import copies
+import start
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     for sentence in copies.make(again=arguments.again):
         print(sentence)
     print(f"Your lessons are in {copies.FOLDER.name}/. JupyterLab opens now; Ctrl-C here ends it.", flush=True)
-    page = f"/lab/tree/{copies.FOLDER.name}/{copies.names()[0]}.ipynb"
+    page = f"/lab/tree/{start.write(copies.FOLDER).relative_to(settings.PROJECT)}"
     command = ["-m", "jupyter", "lab", f"--ServerApp.root_dir={settings.PROJECT}", f"--LabApp.default_url={page}"]
     os.execv(sys.executable, [sys.executable, *command, *of_jupyter])
 

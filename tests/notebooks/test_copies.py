@@ -126,6 +126,7 @@ def test_the_command_makes_the_copy_and_starts_jupyterlab(tmp_path: Path) -> Non
         assert lines[0].startswith(first) and lines[-1].startswith(last)
         assert re.fullmatch(r"\d+\.\d+\.\d+", version), "JupyterLab got the option that is not the kit's"
     assert (tmp_path / "my_lessons" / "02_limits (earlier 1).ipynb").exists()
+    assert (tmp_path / "my_lessons" / "start.ipynb").exists()
 
 
 def test_the_command_names_the_lessons_that_can_be_copied_again() -> None:
