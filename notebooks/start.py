@@ -28,6 +28,7 @@ MONITOR = (
     "The monitor of this kit says what runs, what waits and why. Start it in a terminal (File, New, Terminal) with"
     " <code>uv run streamlit run streamlit/main.py</code>, and open the address that it prints."
 )
+LEFT = 'style="text-align: left"'  # JupyterLab would put text to the right
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class Page:
     def html(self) -> str:
         """The page as HTML, whose links to the lessons JupyterLab opens in a tab of its own."""
         rows = "".join(f"<tr>{_cells(lesson)}</tr>" for lesson in self.lessons)
-        head = "".join(f'<th scope="col">{title}</th>' for title in ("lesson", "what you do", "time", "exercises done"))
+        head = "".join(
+            f'<th scope="col" {LEFT}>{title}</th>' for title in ("lesson", "what you do", "time", "exercises done")
+        )
         table = f"<table><caption>The lessons</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         of_guesses = "".join(f"<p>{html.escape(line)}</p>" for line in progress.sentences(self.lessons)[1:])
         there = "They are there as soon as a lesson has started the server."
@@ -82,7 +85,7 @@ def _cells(lesson: progress.Lesson) -> str:
     text = "".join(cells[0]["source"])
     link = f'<a href="{lesson.name}.ipynb">{lesson.name}</a>'
     shown = link, _first_part(text, "What you will do"), _first_part(text, "How long it takes"), progress.done(lesson)
-    return "".join(f"<td>{cell}</td>" for cell in shown)
+    return "".join(f"<td {LEFT}>{cell}</td>" for cell in shown)
 
 
 def _first_part(text: str, heading: str) -> str:
