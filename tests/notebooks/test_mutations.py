@@ -21,14 +21,14 @@ def test_each_kind_of_change_is_made_once_for_each_place() -> None:
     assert set(made) == {
         "without @task(tags=['database'], retries=2)",
         "without return ask(0.5).result()",
-        "without tags",
-        "wait in place of result",
-        "3 in place of 2",
-        "1.5 in place of 0.5",
+        'without tags in @task(tags=["database"], retries=2)',
+        "wait in place of result in return ask(0.5).result()",
+        '3 in place of 2 in @task(tags=["database"], retries=2)',
+        "1.5 in place of 0.5 in return ask(0.5).result()",
     }
-    assert made["without tags"].startswith("@task(retries=2)\ndef count")
+    assert made['without tags in @task(tags=["database"], retries=2)'].startswith("@task(retries=2)\ndef count")
     assert made["without return ask(0.5).result()"].endswith("def count():\n    pass")
-    assert made["wait in place of result"].endswith("ask(0.5).wait()")
+    assert made["wait in place of result in return ask(0.5).result()"].endswith("ask(0.5).wait()")
 
 
 def test_a_lesson_s_code_and_solutions_are_changed_and_not_its_parameters() -> None:
