@@ -4,7 +4,7 @@
 
 A change in a lesson is noticed if a cell fails, or if nbval finds another output than the stored one. A change in a
 solution is noticed if the exercise's check does not accept it any more. Each change runs the whole lesson on the lab in
-use, so ten of each lesson take about an hour.
+use, so ten of each lesson take about an hour. Changes that cannot matter are counted and not tried: see IDLE.
 """
 
 import ast
@@ -14,11 +14,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows import cli, settings
@@ -28,6 +30,13 @@ sys.path.insert(0, str(settings.PROJECT / "notebooks"))
 
 import copies
 
+IDLE = {  # what a change looks like that no lesson can notice, and why
+    r"^without assert ": "an assertion is a check itself",
+    r"^without my_guess = ": "a guess is empty in the stored lesson; tests/notebooks look after its cell",
+    r" in place of .* in .*(Slider\(|SelectMultiple\(|width=|strokeDash=|domain=)": "it only lays out something",
+    r" in place of (\S+) in .*(time\.sleep\(|timeout=|seconds=|monotonic\(\) \+ )\1\b": "a pause may be longer",
+    r" in place of .* in .*(retries|retry_\w+)=": "it is tried again only if the database refuses it",
+}
 SWAPPED = {"wait": "result", "result": "wait"}
 NBVAL = ["pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
 NBVAL += ["--nbval-cell-timeout", "150", "--nbval-sanitize-with", str(settings.PROJECT / "tests" / "nbval.cfg")]
@@ -56,13 +65,14 @@ def mutations(source: str) -> Iterator[tuple[str, str]]:
         tree, same = _copy(source, place)
         if isinstance(same, ast.Call) and any(keyword.arg == "tags" for keyword in same.keywords):
             same.keywords = [keyword for keyword in same.keywords if keyword.arg != "tags"]
-            yield "without tags", ast.unparse(tree)
+            yield f"without tags in {_line(source, same)}", ast.unparse(tree)
         elif isinstance(same, ast.Attribute) and same.attr in SWAPPED:
             same.attr = SWAPPED[same.attr]
-            yield f"{same.attr} in place of {SWAPPED[same.attr]}", ast.unparse(tree)
+            yield f"{same.attr} in place of {SWAPPED[same.attr]} in {_line(source, same)}", ast.unparse(tree)
         elif isinstance(same, ast.Constant) and type(same.value) in (int, float):
+            before = same.value
             same.value += 1
-            yield f"{same.value} in place of {same.value - 1}", ast.unparse(tree)
+            yield f"{same.value} in place of {before} in {_line(source, same)}", ast.unparse(tree)
 
 
 def of_lesson(notebook: dict[str, Any]) -> Iterator[Mutation]:
@@ -73,6 +83,11 @@ def of_lesson(notebook: dict[str, Any]) -> Iterator[Mutation]:
             yield from (Mutation(number, *mutation, False) for mutation in mutations(source))
         if "solution" in tags and (fold := SOLUTION.search(source)):
             yield from (Mutation(number, *mutation, True) for mutation in mutations(fold[1]))
+
+
+def why_idle(mutation: Mutation) -> str:
+    """Return why this mutation cannot matter, empty if it can."""
+    return next((reason for pattern, reason in IDLE.items() if re.search(pattern, mutation.what)), "")
 
 
 def is_noticed(lesson: str, notebook: dict[str, Any], mutation: Mutation) -> bool:
@@ -107,17 +122,24 @@ def main() -> int:
     for lesson in chosen.lessons:
         notebook = json.loads((copies.ORIGINALS / f"{lesson}.ipynb").read_text())
         possible = list(of_lesson(notebook))
-        tried = random.Random(chosen.seed).sample(possible, min(chosen.most, len(possible)))
+        idle = Counter(reason for mutation in possible if (reason := why_idle(mutation)))
+        matter = [mutation for mutation in possible if not why_idle(mutation)]
+        if is_noticed(lesson, notebook, Mutation(0, "nothing", "".join(notebook["cells"][0]["source"]), False)):
+            raise settings.CannotRun(f"{lesson} fails without a change. Mend that first: run nbval on it.")
+        tried = random.Random(chosen.seed).sample(matter, min(chosen.most, len(matter)))
         survivors = [mutation for mutation in tried if not is_noticed(lesson, notebook, mutation)]
         named = [f"cell {mutation.cell}: {mutation.what}" for mutation in survivors]
-        rows.append({"lesson": lesson, "possible": len(possible), "tried": len(tried), "survivors": named})
+        row = {"lesson": lesson, "matter": len(matter), "tried": len(tried), "survivors": named, "cannot_matter": idle}
+        rows.append(row)
         print(f"{lesson}: {len(tried) - len(survivors)} of {len(tried)} noticed", file=sys.stderr, flush=True)
     if chosen.json:
         cli.print_json({"rows": rows})
     else:
-        shown = Table("lesson", "possible", "tried", "not noticed")
+        shown = Table("lesson", "may matter", "tried", "not noticed", "cannot matter, and why")
         for row in rows:
-            shown.add_row(row["lesson"], str(row["possible"]), str(row["tried"]), "\n".join(row["survivors"]))
+            left_out = [f"{number}: {reason}" for reason, number in row["cannot_matter"].items()]
+            named = ["\n".join(map(escape, lines)) for lines in (row["survivors"], left_out)]
+            shown.add_row(row["lesson"], str(row["matter"]), str(row["tried"]), *named)
         Console().print(shown)
     return 0 if all(len(row["survivors"]) <= row["tried"] / 10 for row in rows) else 1
 
@@ -126,6 +148,10 @@ def _copy(source: str, place: int) -> tuple[ast.Module, Any]:
     """Return a new tree of `source`, and its node number `place`."""
     tree = ast.parse(source)
     return tree, list(ast.walk(tree))[place]
+
+
+def _line(source: str, node: ast.expr) -> str:
+    return source.splitlines()[node.lineno - 1].strip()
 
 
 if __name__ == "__main__":

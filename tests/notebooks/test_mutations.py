@@ -5,7 +5,10 @@ from pathlib import Path
 
 import mutate_lessons
 import pytest
-from support.notebooks import FOLDER, GRADED
+from support.notebooks import FOLDER, GRADED, code, read
+
+import guesses
+import learner
 
 SOURCE = """@task(tags=["database"], retries=2)
 def count():
@@ -18,14 +21,14 @@ def test_each_kind_of_change_is_made_once_for_each_place() -> None:
     assert set(made) == {
         "without @task(tags=['database'], retries=2)",
         "without return ask(0.5).result()",
-        "without tags",
-        "wait in place of result",
-        "3 in place of 2",
-        "1.5 in place of 0.5",
+        'without tags in @task(tags=["database"], retries=2)',
+        "wait in place of result in return ask(0.5).result()",
+        '3 in place of 2 in @task(tags=["database"], retries=2)',
+        "1.5 in place of 0.5 in return ask(0.5).result()",
     }
-    assert made["without tags"].startswith("@task(retries=2)\ndef count")
+    assert made['without tags in @task(tags=["database"], retries=2)'].startswith("@task(retries=2)\ndef count")
     assert made["without return ask(0.5).result()"].endswith("def count():\n    pass")
-    assert made["wait in place of result"].endswith("ask(0.5).wait()")
+    assert made["wait in place of result in return ask(0.5).result()"].endswith("ask(0.5).wait()")
 
 
 def test_a_lesson_s_code_and_solutions_are_changed_and_not_its_parameters() -> None:
@@ -36,7 +39,21 @@ def test_a_lesson_s_code_and_solutions_are_changed_and_not_its_parameters() -> N
         assert len(possible) > 50 and "solution" in tags and not tags & {"parameters", "exercise", "check"}
 
 
-@pytest.mark.long
+def test_what_the_learner_has_done_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stored summary is compared with one of a learner who did an exercise, and said how sure he or she was."""
+    monkeypatch.setenv("FLOWS_LAB_DIR", str(tmp_path / ".lab"))
+    learner.keep_exercise("predictions")
+    learner.keep_guess("02 it", guesses.judge((3, 0.8), 3)[0])
+    notebook = read("playground")
+    end = code(notebook)[-1]
+    end.source = "import lessons, progress\nprogress.summary(lessons.picture)"
+    end.outputs = [output for output in end.outputs if "data" in output]
+    unchanged = mutate_lessons.Mutation(0, "nothing", end.source, False)
+    assert not mutate_lessons.is_noticed("playground", notebook | {"cells": [end]}, unchanged)
+
+
+@pytest.mark.figures
+@pytest.mark.weekly
 def test_a_change_is_noticed_if_it_makes_a_difference(lab_folder: Path) -> None:
     """The playground without its limit, and as it is."""
     notebook = json.loads((FOLDER / "playground.ipynb").read_text())
