@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from prefect.events import emit_event
 from prefect.states import Cancelled
 
 from flows import files, limits, notes, versions, warehouse
@@ -52,9 +53,24 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
         yield opened
 
 
-def slot(staging: Path) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which a query holds a slot of the global limit; none if the run is interrupted before."""
-    return slots.held(limits.TAG, lambda: why(staging), lambda: (staging / "interrupted").write_text(LOST) and None)
+@contextlib.contextmanager
+def slot(staging: Path) -> Generator[None]:
+    """Hold a slot of the global limit during the block, and show who holds it; none if the run is interrupted before.
+
+    On Prefect 3, nothing but the events that its own `concurrency` sends shows who holds such a slot.
+    """
+    lost = functools.partial(files.replace, staging / "interrupted", LOST)
+    with slots.held(limits.TAG, lambda: why(staging), lost) as taken:
+        acquired: Any = None
+        for limit in taken["limits"] if isinstance(taken, dict) else []:
+            resource = {"prefect.resource.id": f"prefect.concurrency-limit.{limit['id']}", "slots-acquired": "1"}
+            resource |= {"prefect.resource.name": limit["name"], "limit": str(limit["limit"])}
+            acquired = emit_event("prefect.concurrency-limit.acquired", resource)
+        try:
+            yield
+        finally:
+            if acquired:
+                emit_event("prefect.concurrency-limit.released", dict(acquired.resource), follows=acquired)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import httpx
 
 from flows import cli, files, limits, mart, notes, report, versions, warehouse
-from flows.api import dask, server
+from flows.api import dask, server, slots
 from flows.settings import CannotRun
 
 with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
@@ -55,9 +55,9 @@ def sql_query(query: str, staging: Path) -> Any:
     return run_query(query, staging)
 
 
-@query_task()
+@query_task(tags=[f"{slots.MARK}{limits.TAG}"])
 def sql_query_in_slot(query: str, staging: Path) -> Any:
-    """Do `run_query` in a slot of the global limit that has the tag's name; the task itself has no tag."""
+    """Do `run_query` in a slot of the global limit that has the tag's name; its own tag is only a mark."""
     with interruption.slot(staging):
         return run_query(query, staging)
 

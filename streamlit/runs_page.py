@@ -45,7 +45,7 @@ STATES = {
 def show() -> None:
     """Draw the page for the filters in the address bar."""
     filters = _filters()
-    live_page.show("runs", repr(filters), lambda: pages.overview(**filters), refresh.overview, _body)
+    live_page.show("runs", repr(filters), lambda: refresh.first_overview(**filters), refresh.overview, _body)
 
 
 def _filters() -> dict[str, Any]:
@@ -84,7 +84,8 @@ def _body(page: pages.Overview) -> None:
 def _counts(page: pages.Overview) -> None:
     by_type = page.states.groupby("state_type")["runs"].sum()
     late = int(page.states.loc[page.states["state"] == "Late", "runs"].sum())
-    running = int((page.task_runs["state_type"] == "RUNNING").sum())
+    # One that has not started waits in its process, for a slot of a global limit.
+    running = int(((page.task_runs["state_type"] == "RUNNING") & page.task_runs["started"].notna()).sum())
     columns = st.columns(6)
     columns[0].metric("flow runs", int(by_type.sum()))
     columns[1].metric("running", int(by_type.get("RUNNING", 0)))

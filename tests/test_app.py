@@ -264,9 +264,10 @@ def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: py
         lambda: actions.cancel(none),
         lambda: actions.retry(none),
         lambda: actions.start("00000000-0000-4000-8000-000000000009", {}),
-        lambda: actions.set_limit(limits.TAG, 9),
-        lambda: actions.add_limit("new", 9),
-        lambda: actions.free_slots(limits.TAG),
+        lambda: actions.set_limit(limits.TAG, "tag", 9, 3),
+        lambda: actions.add_limit("new", "tag", 9),
+        lambda: actions.delete_limit(limits.TAG, "tag"),
+        lambda: actions.free_slots(limits.TAG, "tag"),
         lambda: actions.check_request("DELETE", "flows/a"),
         lambda: actions.check_request("POST", "flow_runs/"),
     ):

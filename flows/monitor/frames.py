@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from flows.api.endpoints import FAILED
+from flows.api.slots import MARK
 
 Rows = Sequence[Mapping[str, Any]]
 _TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
@@ -22,7 +23,8 @@ STATES = {"time": _TIME, "until": _TIME, "state": _TEXT, "state_type": _TEXT, "r
 STEPS = {"time": _TIME, "running": _COUNT}
 # `taken` is the server's counter of taken slots, which makes tasks wait; `holders` are dicts with the keys _HOLDER,
 # `held` of them. If `taken` is more than `held`, the server counts slots that no task run holds: reset the limit.
-LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}
+# The `tag` of a global limit is MARK and its name. A rate limit frees `freed` slots a second by itself.
+LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT, "freed": _SECONDS}
 LOGS = {"log_id": _TEXT, "time": _TIME, "level": _TEXT, "message": _TEXT, "flow_run_id": _TEXT, "task_run_id": _TEXT}
 
 _HOLDER = ("task_run_id", "name", "flow_run_id", "state")
@@ -90,7 +92,7 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 def tagged(task_runs: pd.DataFrame, tag: str) -> pd.DataFrame:
     """Return those of `task_runs` that have the tag `tag`."""
-    return task_runs[[tag in tags for tags in task_runs["tags"]]]
+    return task_runs.loc[[tag in tags for tags in task_runs["tags"]]]
 
 
 def peak(steps: pd.DataFrame) -> int:
@@ -101,6 +103,8 @@ def peak(steps: pd.DataFrame) -> int:
 def verdict(steps: pd.DataFrame, limit: int | None) -> str:
     """Return a sentence that says whether STEPS stayed within the limit, and if not, for how long."""
     most = peak(steps)
+    if most == 0 and limit is not None:
+        return f"Nothing has run yet; the limit is {limit}."
     if limit is None:
         return f"There is no limit; up to {most} ran at once."
     allowed = f"{limit} {'is' if limit == 1 else 'are'} allowed"
@@ -141,19 +145,24 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _limits(answer: Rows, holders: Sequence[tuple[str, Mapping[Any, Any]]]) -> pd.DataFrame:
-    """Return LIMITS, sorted by tag, without global limits, which have none. `holders` are pairs of a tag and a run."""
-    rows = []
+    """Return LIMITS, sorted by tag, global limits last. `holders` are pairs of a tag and a run."""
+    rows: list[dict[str, Any]] = []
     for limit in answer:
         if "tag" in limit:
             row = {"tag": limit["tag"], "limit": limit["concurrency_limit"], "taken": len(limit["active_slots"])}
-        elif limit["name"].startswith("tag:") and limit["active"]:
-            tag = limit["name"].removeprefix("tag:")
+        elif limit["active"]:
+            tag = f"{MARK}{limit['name']}".removeprefix(f"{MARK}tag:")
             row = {"tag": tag, "limit": limit["limit"], "taken": limit["active_slots"]}
         else:
             continue
         of_tag = [{key: run.get(key) for key in _HOLDER} for tag, run in holders if tag == row["tag"]]
-        rows.append(row | {"held": len(of_tag), "holders": of_tag})
-    return typed(sorted(rows, key=lambda row: row["tag"]), LIMITS)
+        rows.append(row | {"held": len(of_tag), "holders": of_tag, "freed": limit.get("slot_decay_per_second", 0)})
+    return typed(sorted(rows, key=lambda row: (row["tag"].startswith(MARK), row["tag"])), LIMITS)
+
+
+def named(tag: str) -> str:
+    """Return what the limit with this `tag` in LIMITS is called in a sentence."""
+    return f"the global limit {tag.removeprefix(MARK)!r}" if tag.startswith(MARK) else f"the tag {tag!r}"
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:

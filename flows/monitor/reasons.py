@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from flows.api.endpoints import FINAL
+from flows.api.slots import MARK
+from flows.monitor import frames
 
 
 def why(
@@ -23,7 +25,8 @@ def why(
     whether `limits` has all holders: on the page of one flow run it does not, because other runs take slots too. Times
     are given in `zone`.
     """
-    if run["state_type"] in FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
+    in_task = pd.isna(run["started"]) and any(tag.startswith(MARK) for tag in run["tags"])  # waits for its slot there
+    if run["state_type"] in FINAL or (run["state"] in ("Running", "Retrying", "Cancelling") and not in_task):
         return None
     match run["state"]:
         case "AwaitingRetry":
@@ -54,13 +57,13 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | No
         return None
     full = limited[limited["taken"] >= limited["limit"]]
     if full.empty:
-        tag = limited["tag"].iloc[0]
-        return f"The tag {tag!r} has a free slot: the run starts when it asks again (on Prefect 2, every 30 seconds)."
+        limit = frames.named(limited["tag"].iloc[0]).removeprefix("the")
+        return f"The{limit} has a free slot: the run starts when it asks again, unless its process is gone."
     limit = full.iloc[0]
-    taken = f"{limit['taken']} of the {limit['limit']} slots of the tag {limit['tag']!r} are taken"
+    taken = f"{limit['taken']} of the {limit['limit']} slots of {frames.named(limit['tag'])} are taken"
     unexplained = limit["taken"] - limit["held"]
     if unexplained < 0:
-        return f"{taken}, although {limit['held']} task runs with that tag report that they are running."
+        return f"{taken}, although {limit['held']} task runs of that limit report that they are running."
     holders = [_listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])]
     if unexplained > 0:
         nobody = "without a known holder; if that lasts, reset the limit"
