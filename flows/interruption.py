@@ -55,22 +55,17 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
 
 @contextlib.contextmanager
 def slot(staging: Path) -> Generator[None]:
-    """Hold a slot of the global limit during the block, and show who holds it; none if the run is interrupted before.
-
-    On Prefect 3, nothing but the events that its own `concurrency` sends shows who holds such a slot.
-    """
+    """Hold a slot of the global limit, with the events of Prefect's own `concurrency`; none if interrupted before."""
     lost = functools.partial(files.replace, staging / "interrupted", LOST)
-    with slots.held(limits.TAG, lambda: why(staging), lost) as taken:
-        acquired: Any = None
-        for limit in taken["limits"] if isinstance(taken, dict) else []:
+    with slots.held(limits.TAG, lambda: why(staging), lost) as taken, contextlib.ExitStack() as at_end:
+        for limit in (
+            taken["limits"] if isinstance(taken, dict) else []
+        ):  # on Prefect 3, else nothing shows who holds it
             resource = {"prefect.resource.id": f"prefect.concurrency-limit.{limit['id']}", "slots-acquired": "1"}
             resource |= {"prefect.resource.name": limit["name"], "limit": str(limit["limit"])}
             acquired = emit_event("prefect.concurrency-limit.acquired", resource)
-        try:
-            yield
-        finally:
-            if acquired:
-                emit_event("prefect.concurrency-limit.released", dict(acquired.resource), follows=acquired)
+            at_end.callback(emit_event, "prefect.concurrency-limit.released", resource, follows=acquired)
+        yield
 
 
 @contextlib.contextmanager

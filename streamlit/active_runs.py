@@ -22,7 +22,8 @@ def show_runs(page: pages.Overview) -> None:
         return
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
-    shown = rows.assign(open=rows["flow_run_id"].map(display.link))[["name", "state", "why", "open"]]
+    shown = rows.assign(open=rows["flow_run_id"].map(display.link))
+    shown = shown[["name", "state", "flow_run", "seconds", "open", "why"]]
     display.table(
         display.coloured(shown, rows["state_type"]),
         hide_index=True,
@@ -30,8 +31,10 @@ def show_runs(page: pages.Overview) -> None:
         column_config={
             "name": st.column_config.TextColumn("run", width="medium"),
             "state": st.column_config.TextColumn(width="small"),
-            "why": st.column_config.TextColumn("why it waits", width="large"),
+            "flow_run": st.column_config.TextColumn("of the flow run", width="small"),
+            "seconds": st.column_config.NumberColumn("for (s)", format="%.0f", width="small"),
             "open": st.column_config.LinkColumn("", display_text="open", width="small"),
+            "why": st.column_config.TextColumn("why it waits", width="large"),
         },
         alt="Task runs and flow runs that run or wait now, and why those that wait do.",
     )
@@ -43,15 +46,20 @@ def _rows(page: pages.Overview) -> pd.DataFrame:
     without_tasks = ~page.flow_runs["flow_run_id"].isin(page.task_runs["flow_run_id"])
     running = states.isin(["RUNNING", "CANCELLING"]) & without_tasks
     flow_runs = page.flow_runs[states.isin(["SCHEDULED", "PENDING", "PAUSED"]) | running]
+    columns = ["name", "state", "state_type", "why", "seconds", "flow_run_id"]
     rows = pd.concat(
         [
-            runs.assign(why=[_why(run, page) for _, run in runs.iterrows()])[
-                ["name", "state", "state_type", "why", "flow_run_id"]
-            ]
+            runs.assign(
+                why=[_why(run, page) for _, run in runs.iterrows()],
+                seconds=runs["ran_seconds"].fillna(runs["waited_seconds"]),  # that it has run, or else waited
+            )[columns]
             for runs in (page.task_runs, flow_runs)
-        ]
+        ],
+        ignore_index=True,
     )
-    return rows.sort_values("state_type", key=lambda kinds: kinds != "RUNNING", kind="stable").reset_index(drop=True)
+    names = page.flow_runs.set_index("flow_run_id")["name"]
+    rows["flow_run"] = rows["flow_run_id"].map(names).astype(object).fillna("")
+    return rows.sort_values("why", key=lambda reasons: reasons != "", kind="stable", ignore_index=True)
 
 
 def _why(run: pd.Series, page: pages.Overview) -> str:

@@ -83,13 +83,16 @@ def _verdict(page: refresh.Run, steps: pd.DataFrame, limit: int | None) -> None:
     if limit is None:
         st.info(verdict, icon=":material/rule:")
         return
+    if not most:
+        st.info(f"Nothing has run yet; the limit is {limit}.", icon=":material/rule:")
+        return
     compared = "This compares only this run, and with the limit as it is now; it may have been different then."
     if most > limit:
         st.warning(f"{verdict} {compared}")
-    elif page.flow_run["state_type"] in FINAL and most:
+    elif page.flow_run["state_type"] in FINAL:
         st.success(f"{verdict} {compared}", icon=":material/rule:")
     else:  # it may yet turn out otherwise
-        st.info(f"{verdict} {compared}" if most else verdict, icon=":material/rule:")
+        st.info(f"{verdict} {compared}", icon=":material/rule:")
 
 
 def _tasks(page: pages.Run) -> None:

@@ -27,7 +27,7 @@ SINCE = {
     "30 days": timedelta(days=30),
     "all": None,
 }
-# Types of states in capitals; Late and AwaitingRetry are names of two states that share a type with others.
+# Types of states in capitals; the others are names of states that share a type with others.
 STATES = {
     "Running": "RUNNING",
     "Pending": "PENDING",
@@ -35,10 +35,14 @@ STATES = {
     "Late": "Late",
     "Awaiting retry": "AwaitingRetry",
     "Paused": "PAUSED",
+    "Suspended": "Suspended",
+    "Retrying": "Retrying",
+    "Cancelling": "CANCELLING",
     "Completed": "COMPLETED",
     "Failed": "FAILED",
     "Crashed": "CRASHED",
     "Cancelled": "CANCELLED",
+    "Timed out": "TimedOut",
 }
 
 
@@ -51,6 +55,8 @@ def show() -> None:
 def _filters() -> dict[str, Any]:
     loaded = st.session_state.get("runs")
     names = sorted(loaded.page.flows.values()) if loaded else []
+    display.warn_of_unknown("state", STATES)
+    display.warn_of_unknown("since", SINCE)
     columns = st.columns([3, 4, 2, 2, 3], vertical_alignment="bottom")
     flow = columns[0].selectbox(
         "Flow", names, index=None, placeholder="any", key="flow", bind="query-params", accept_new_options=True

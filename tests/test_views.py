@@ -178,7 +178,7 @@ def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_la
         (frames.logs([]), frames.LOGS),
     ):
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns
-    assert frames.verdict(steps, 3) == "Nothing has run yet; the limit is 3."
+    assert frames.verdict(steps, 3) == "The limit held: at most 0 ran at once, and 3 are allowed."
     nothing = frames.task_runs([], now)
     empty = page.limits.iloc[:0]
     for chart in (

@@ -49,10 +49,7 @@ def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], A
 
 
 def end_task_run(task_run_id: str, message: str) -> None:
-    """End a task run, if it exists, whose process is gone, and so free its slots, but no others.
-
-    Endpoints: GET /task_runs/{id}, and POST …/set_state.
-    """
+    """End a task run, if it exists, whose process is gone, and so free its slots, but no others."""
     task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
     state = ("CRASHED", "Crashed", message)
     if task_run and task_run["state_type"] in endpoints.FINAL:  # set once more, it frees the slots as well

@@ -49,10 +49,9 @@ def flow_runs(answer: Rows, flows: Mapping[str, str], now: pd.Timestamp) -> pd.D
 def task_runs(answer: Rows, now: pd.Timestamp) -> pd.DataFrame:
     """Return TASK_RUNS, a row for each task run of `answer`, in the order of their submission.
 
-    `submitted` is when the flow submitted it, by the flow's clock. (Prefect's `created` is when the server received
-    it, which may be after its start.) `started` is when it had its slot and began, so `waited_seconds` covers the
-    wait for its inputs and for its slot. `ran_seconds` includes the pauses between attempts, during which it keeps
-    its slot. `upstream` has the ids of the task runs whose results it takes.
+    `submitted` is when the flow submitted it, by the flow's clock. `started` is when it had its slot and began, so
+    `waited_seconds` covers the wait for its inputs and for its slot. `ran_seconds` includes the pauses between
+    attempts, during which it keeps its slot. `upstream` has the ids of the task runs whose results it takes.
     """
     rows = [_run(run) | {"task_run_id": run["id"], "upstream": _upstream(run)} for run in answer]
     return timed(typed(rows, TASK_RUNS).sort_values("submitted", ignore_index=True), now)
@@ -103,8 +102,6 @@ def peak(steps: pd.DataFrame) -> int:
 def verdict(steps: pd.DataFrame, limit: int | None) -> str:
     """Return a sentence that says whether STEPS stayed within the limit, and if not, for how long."""
     most = peak(steps)
-    if most == 0 and limit is not None:
-        return f"Nothing has run yet; the limit is {limit}."
     if limit is None:
         return f"There is no limit; up to {most} ran at once."
     allowed = f"{limit} {'is' if limit == 1 else 'are'} allowed"
@@ -147,16 +144,12 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
 def _limits(answer: Rows, holders: Sequence[tuple[str, Mapping[Any, Any]]]) -> pd.DataFrame:
     """Return LIMITS, sorted by tag, global limits last. `holders` are pairs of a tag and a run."""
     rows: list[dict[str, Any]] = []
-    for limit in answer:
-        if "tag" in limit:
-            row = {"tag": limit["tag"], "limit": limit["concurrency_limit"], "taken": len(limit["active_slots"])}
-        elif limit["active"]:
-            tag = f"{MARK}{limit['name']}".removeprefix(f"{MARK}tag:")
-            row = {"tag": tag, "limit": limit["limit"], "taken": limit["active_slots"]}
-        else:
-            continue
-        of_tag = [{key: run.get(key) for key in _HOLDER} for tag, run in holders if tag == row["tag"]]
-        rows.append(row | {"held": len(of_tag), "holders": of_tag, "freed": limit.get("slot_decay_per_second", 0)})
+    for limit in (one for one in answer if one.get("active", True)):
+        tag = limit.get("tag") or f"{MARK}{limit['name']}".removeprefix(f"{MARK}tag:")
+        most, taken = limit.get("limit", limit.get("concurrency_limit")), limit["active_slots"]
+        row = {"tag": tag, "limit": most, "taken": taken if isinstance(taken, int) else len(taken)}
+        row["holders"] = [{key: run.get(key) for key in _HOLDER} for of, run in holders if of == tag]
+        rows.append(row | {"held": len(row["holders"]), "freed": limit.get("slot_decay_per_second", 0)})
     return typed(sorted(rows, key=lambda row: (row["tag"].startswith(MARK), row["tag"])), LIMITS)
 
 

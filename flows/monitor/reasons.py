@@ -22,8 +22,7 @@ def why(
     """Return why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
 
     `task_runs` are those it may wait for, `poll` is a sentence on whether a worker polls its work pool. `complete` is
-    whether `limits` has all holders: on the page of one flow run it does not, because other runs take slots too. Times
-    are given in `zone`.
+    whether `limits` has all holders, also those of other runs. Times are given in `zone`.
     """
     in_task = pd.isna(run["started"]) and any(tag.startswith(MARK) for tag in run["tags"])  # waits for its slot there
     if run["state_type"] in FINAL or (run["state"] in ("Running", "Retrying", "Cancelling") and not in_task):
@@ -57,8 +56,9 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | No
         return None
     full = limited[limited["taken"] >= limited["limit"]]
     if full.empty:
-        limit = frames.named(limited["tag"].iloc[0]).removeprefix("the")
-        return f"The{limit} has a free slot: the run starts when it asks again, unless its process is gone."
+        return (
+            f"A slot of {frames.named(limited['tag'].iloc[0])} is free: it starts when it asks again, if it is alive."
+        )
     limit = full.iloc[0]
     taken = f"{limit['taken']} of the {limit['limit']} slots of {frames.named(limit['tag'])} are taken"
     unexplained = limit["taken"] - limit["held"]
