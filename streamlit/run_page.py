@@ -46,7 +46,7 @@ def _body(page: refresh.Run) -> None:
         columns = st.columns([1, 1, 6])
         run_buttons.show(run.to_frame().T, columns[0], columns[1])
     if page.task_runs.empty:
-        st.caption("This run has no task runs yet.")
+        st.caption(f"This run has no task runs{'' if run['state_type'] in FINAL else ' yet'}.")
     else:
         _timeline(page)
         _tasks(page)
