@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from prefect.events import emit_event
 from prefect.states import Cancelled
 
 from flows import files, limits, notes, versions, warehouse
@@ -52,9 +53,19 @@ def connection(query: str, staging: Path) -> Generator[psycopg.Connection]:
         yield opened
 
 
-def slot(staging: Path) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which a query holds a slot of the global limit; none if the run is interrupted before."""
-    return slots.held(limits.TAG, lambda: why(staging), lambda: (staging / "interrupted").write_text(LOST) and None)
+@contextlib.contextmanager
+def slot(staging: Path) -> Generator[None]:
+    """Hold a slot of the global limit, with the events of Prefect's own `concurrency`; none if interrupted before."""
+    lost = functools.partial(files.replace, staging / "interrupted", LOST)
+    with slots.held(limits.TAG, lambda: why(staging), lost) as taken, contextlib.ExitStack() as at_end:
+        for limit in (
+            taken["limits"] if isinstance(taken, dict) else []
+        ):  # on Prefect 3, else nothing shows who holds it
+            resource = {"prefect.resource.id": f"prefect.concurrency-limit.{limit['id']}", "slots-acquired": "1"}
+            resource |= {"prefect.resource.name": limit["name"], "limit": str(limit["limit"])}
+            acquired = emit_event("prefect.concurrency-limit.acquired", resource)
+            at_end.callback(emit_event, "prefect.concurrency-limit.released", resource, follows=acquired)
+        yield
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import httpx
 
 from flows import cli, files, limits, mart, notes, report, versions, warehouse
-from flows.api import dask, server
+from flows.api import dask, server, slots
 from flows.settings import CannotRun
 
 with cli.importing(__name__):  # after `flows`, which keeps it from sending usage data
@@ -35,7 +35,6 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 
 query_task = partial(
     task,
-    task_run_name="{query}",
     retries=6,
     retry_delay_seconds=exponential_backoff(0.5),  # short at first, since a task keeps its slot between attempts
     retry_jitter_factor=1,
@@ -56,9 +55,9 @@ def sql_query(query: str, staging: Path) -> Any:
     return run_query(query, staging)
 
 
-@query_task()
+@query_task(tags=[f"{slots.MARK}{limits.TAG}"])
 def sql_query_in_slot(query: str, staging: Path) -> Any:
-    """Do `run_query` in a slot of the global limit that has the tag's name; the task itself has no tag."""
+    """Do `run_query` in a slot of the global limit that has the tag's name; its own tag is only a mark."""
     with interruption.slot(staging):
         return run_query(query, staging)
 
@@ -87,7 +86,7 @@ def main_etl(queries: list[str] | None = None, scale: float = warehouse.SCALE, l
     limits.ready(limit_by, warn=get_run_logger().warning)
     query = sql_query if limit_by == "tag" else sql_query_in_slot
     with warehouse.prepared(scale), notes.staging(run) as staging:
-        futures = [query.submit(name, staging) for name in names]
+        futures = [query.with_options(name=name, task_run_name=name).submit(name, staging) for name in names]
         with interruption.interruptible(staging, names, futures, limit_by), report.progress(staging, names, futures):
             wait(futures)
         rows, interrupted = report.rows(staging, names, futures), interruption.why(staging)

@@ -7,7 +7,7 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
-from flows.monitor import pages
+from flows.monitor import frames, pages
 from flows.settings import CannotRun
 
 LONGEST = 120  # seconds that a cell may take
@@ -30,7 +30,7 @@ def full_limits() -> str:
     with contextlib.suppress(CannotRun):
         limits = pages.limits()
         full = limits[limits["taken"] >= limits["limit"]].to_dict("records")
-        sentences = [f"All {row['limit']} slots of the tag {row['tag']!r} are taken." for row in full]
+        sentences = [f"All {row['limit']} slots of {frames.named(row['tag'])} are taken." for row in full]
         return " ".join(sentences) or "Every limit has a free slot."
     return "The server does not answer."
 

@@ -112,27 +112,46 @@ def start(deployment: str, parameters: dict[str, Any]) -> str:
     return rest.send(endpoints.create_flow_run(deployment, parameters))["id"]
 
 
-def set_limit(tag: str, limit: int) -> None:
-    """Change the limit of `tag`. Raises CannotRun if it was deleted in the meantime, and does not create it again."""
+def set_limit(name: str, kind: limits.Kind, limit: int, before: int) -> None:
+    """Change the limit `name`, which was `before` when the user looked.
+
+    Raises CannotRun if somebody else has changed or deleted it since, and leaves that as it is.
+    """
     _check_allowed()
-    if limits.read(tag) is None:
+    now = limits.read(name, kind)
+    if now is None:
         raise CannotRun(
-            f"The limit of the tag {tag!r} was deleted in the meantime, so its tasks run without a limit."
+            f"{limits.NAMES[kind]} {name!r} lost its limit in the meantime: it was deleted, so tasks run without it."
             " Use Add a limit to create it again."
         )
-    limits.ensure(tag, limit)
+    if now.limit != before:
+        raise CannotRun(
+            f"Somebody else changed this limit from {before} to {now.limit} in the meantime, so it was left as it is."
+            " Close this dialog, and change the limit again if it is still wrong."
+        )
+    limits.ensure(name, limit, kind)
 
 
-def add_limit(tag: str, limit: int) -> None:
-    """Give `tag` a limit."""
+def add_limit(name: str, kind: limits.Kind, limit: int) -> None:
+    """Create the limit `name`. Raises CannotRun if there is one, and leaves it as it is."""
     _check_allowed()
-    limits.ensure(tag, limit)
+    if (now := limits.read(name, kind)) is not None:
+        raise CannotRun(
+            f"{limits.NAMES[kind]} {name!r} already has a limit of {now.limit}. Close this dialog and use Change."
+        )
+    limits.ensure(name, limit, kind)
 
 
-def free_slots(tag: str) -> None:
-    """Free all slots of `tag`, including those of task runs that are still running."""
+def delete_limit(name: str, kind: limits.Kind) -> None:
+    """Delete the limit `name`; its tasks then run without a limit."""
     _check_allowed()
-    limits.reset(tag)
+    rest.send(endpoints.delete("concurrency_limits/tag" if kind == "tag" else "v2/concurrency_limits", name))
+
+
+def free_slots(name: str, kind: limits.Kind) -> None:
+    """Free all slots of the limit `name`, including those of task runs that are still running."""
+    _check_allowed()
+    limits.reset(name, kind)
 
 
 def _check_allowed() -> None:

@@ -1,6 +1,7 @@
 """The monitor's bar charts: how long task runs waited, and how many slots of each limit are taken."""
 
 import altair as alt
+import global_slots
 import pandas as pd
 
 from flows.monitor.charts import COLOURS, WAITING, WIDTH, labelled, styled
@@ -26,7 +27,8 @@ def waiting(task_runs: pd.DataFrame, most: int = 30) -> alt.Chart:
 
 def slots(limits: pd.DataFrame) -> alt.LayerChart:
     """Draw LIMITS: side by side the counter of taken slots and the slots that task runs hold, the limit as a tick."""
-    rows = labelled(limits.drop(columns="holders").rename(columns={"tag": "name"})).rename(columns={"label": "tag"})
+    names = [global_slots.label(tag, freed) for tag, freed in zip(limits["tag"], limits["freed"], strict=True)]
+    rows = labelled(limits.drop(columns=["holders", "tag"]).assign(name=names)).rename(columns={"label": "tag"})
     kinds = {"taken": "counted by the server", "held": "held by a task run"}
     long = rows.rename(columns=kinds).melt("tag", list(kinds.values()), "kind", "slots")
     colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[COLOURS["RUNNING"], COLOURS["CANCELLED"]])
@@ -41,5 +43,5 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
         f"{row['tag']} has {row['taken']} of {row['limit']} slots taken, {row['held']} held"
         for row in rows.to_dict("records")
     ]
-    description = "; ".join(parts) + "." if parts else "No tag has a limit."
+    description = "; ".join(parts) + "." if parts else "There is no limit."
     return styled(alt.layer(bars, limit).properties(width=WIDTH, height=alt.Step(20), description=description))

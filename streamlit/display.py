@@ -1,7 +1,7 @@
 """Charts, tables and errors as every page shows them."""
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,14 @@ def coloured(frame: pd.DataFrame, state_types: pd.Series) -> Any:
     """Return `frame` with its column `state` in the colours of the charts."""
     colours = state_types.map(charts.COLOURS).fillna(charts.WAITING)
     return frame.style.apply(lambda _: [f"color: {colour}; font-weight: 600" for colour in colours], subset=["state"])
+
+
+def warn_of_unknown(parameter: str, known: Collection[str]) -> None:
+    """Warn of values of a parameter in the address that are not `known`; Streamlit drops them without a word."""
+    unknown = [value for value in st.query_params.get_all(parameter) if value not in known]
+    if unknown:
+        about = f"The address asks for {parameter}={', '.join(unknown)}, which does not exist, so it was left out."
+        st.warning(plain(f"{about} There is: {', '.join(known)}.", 1000), icon=":material/warning:")
 
 
 def link(flow_run_id: str) -> str:

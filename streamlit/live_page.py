@@ -8,7 +8,7 @@ import actions
 import dialogs
 import server_status
 import streamlit as st
-from display import errors_shown
+from display import errors_shown, warn_of_unknown
 from texts import plain
 
 from flows import settings
@@ -43,6 +43,7 @@ class _Loaded(NamedTuple):
 def interval() -> None:
     """Show in the sidebar how often pages are refreshed, and watch whether the tab is hidden."""
     with st.sidebar:
+        warn_of_unknown("pace", INTERVALS)
         st.segmented_control(
             "Refresh every", list(INTERVALS), default="5 s", key="pace", bind="query-params", required=True
         )

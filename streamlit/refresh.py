@@ -1,16 +1,21 @@
-"""Bring a page of the monitor up to date, in at most 4 requests however much has changed."""
+"""Load a page of the monitor, and bring it up to date in at most 4 requests however much has changed.
+
+Another request, for events, asks who holds the slots of global limits, if there is a run that takes such slots.
+"""
 
 import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import global_slots
 import pandas as pd
 import workers
 
 from flows import versions
 from flows.api import endpoints, rest
 from flows.api.rest import Request
+from flows.api.slots import MARK
 from flows.monitor import frames, pages
 from flows.monitor.pages import Overview
 
@@ -31,10 +36,19 @@ class Unread(NamedTuple):
 
 @dataclass(frozen=True)
 class Run(pages.Run):
-    """The page of one flow run; `poll` says whether a worker polls the work pool that it waits for."""
+    """The page of one flow run; `poll` says whether a worker polls the work pool that it waits for.
+
+    `events` are the EVENTS of its task runs that take slots of a global limit themselves.
+    """
 
     poll: str | None
     unread: Unread
+    events: pd.DataFrame
+
+    @property
+    def slots(self) -> pd.DataFrame:
+        """SPANS: the slots of global limits that its task runs took, and until when they had them."""
+        return global_slots.of_ended(global_slots.spans(self.events), self.task_runs)
 
 
 def first(flow_run_id: str) -> Run:
@@ -43,7 +57,13 @@ def first(flow_run_id: str) -> Run:
     if workers.awaited(page.flow_run):
         pool = page.flow_run["work_pool"]
         poll = workers.polling(pool, rest.send(workers.request(pool)), page.read_at)
-    return Run(**vars(page), poll=poll, unread=Unread(page.read_at, 0, page.read_at))
+    nothing = frames.typed([], global_slots.EVENTS)
+    return _in_slots(Run(**vars(page), poll=poll, unread=Unread(page.read_at, 0, page.read_at), events=nothing))
+
+
+def first_overview(**filters: Any) -> Overview:
+    """Load the first page as `pages.overview` does, with the holders of global limits."""
+    return _with_holders(pages.overview(**filters))
 
 
 def overview(page: Overview) -> Overview:
@@ -61,7 +81,7 @@ def overview(page: Overview) -> Overview:
     else:
         page = replace(page, states=frames.states(rows))
     task_runs = frames.task_runs(tasks, now)
-    return replace(
+    refreshed = replace(
         page,
         start=start,
         read_at=now,
@@ -69,6 +89,7 @@ def overview(page: Overview) -> Overview:
         task_runs=task_runs,
         limits=frames.held_by(task_runs, limits),
     )
+    return _with_holders(refreshed)
 
 
 def run(page: Run) -> Run:
@@ -88,7 +109,7 @@ def run(page: Run) -> Run:
     task_runs = frames.timed(_merged(page.task_runs, frames.task_runs([] if waits else rows, now)), until)
     new_lines = frames.logs(lines)
     new_lines = new_lines[~new_lines["log_id"].isin(page.logs["log_id"])]
-    return replace(
+    refreshed = replace(
         page,
         read_at=now,
         until=until,
@@ -99,6 +120,45 @@ def run(page: Run) -> Run:
         poll=workers.polling(page.flow_run["work_pool"], rows, now) if waits else None,
         unread=_unread(page.unread, now, more=not waits and len(rows) == rest.page()),
     )
+    return _in_slots(refreshed)
+
+
+def limits() -> pd.DataFrame:
+    """Return LIMITS as `pages.limits` does, in up to 2 requests more with the holders of global limits."""
+    limits, now = pages.limits(), pd.Timestamp.now("UTC")
+    if names := global_slots.names(limits):
+        slots = global_slots.spans(global_slots.read(names))
+        slots = slots[slots["ended"].isna()]
+        ids = list(slots["task_run_id"].dropna())
+        runs = frames.task_runs(rest.rows(endpoints.task_runs(ids=ids)) if ids else [], now)
+        limits = global_slots.holding(limits, global_slots.placed(runs, slots, now))
+    return limits
+
+
+def _with_holders(page: Overview) -> Overview:
+    runs = page.task_runs
+    names = {tag.removeprefix(MARK) for tags in runs["tags"] for tag in tags if tag.startswith(MARK)}
+    names |= {*global_slots.names(page.limits)}
+    active = runs.loc[runs["started"].notna(), "task_run_id"]
+    if not names or active.empty or not versions.is_3(page.version):
+        return page
+    events = global_slots.read(sorted(names), *(f"prefect.task-run.{id_}" for id_ in active))
+    task_runs = global_slots.placed(runs, global_slots.spans(events), page.read_at)
+    return replace(page, task_runs=task_runs, limits=global_slots.holding(page.limits, task_runs))
+
+
+def _in_slots(page: Run) -> Run:
+    names = {tag.removeprefix(MARK) for tags in page.task_runs["tags"] for tag in tags if tag.startswith(MARK)}
+    known = page.events
+    over = pd.notna(page.flow_run["ended"]) and page.read_at - page.flow_run["ended"] > 2 * _DELAY
+    if not names or not versions.is_3(page.version) or (over and len(known)):
+        return page
+    of_run = f"prefect.flow-run.{page.flow_run['flow_run_id']}"
+    since = None if known.empty else known["time"].max() - _DELAY
+    events = global_slots.read(sorted(names), of_run, since=since, pages=global_slots.MOST_PAGES)
+    page = replace(page, events=pd.concat([known, events]).drop_duplicates("event_id") if len(known) else events)
+    task_runs = global_slots.placed(page.task_runs, page.slots, page.until)
+    return replace(page, task_runs=task_runs, limits=global_slots.holding(page.limits, task_runs))
 
 
 def _changed(page: Run) -> Request:

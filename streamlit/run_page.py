@@ -3,6 +3,7 @@
 import actions
 import bar_charts
 import display
+import global_slots
 import live_page
 import pandas as pd
 import refresh
@@ -12,7 +13,8 @@ import streamlit as st
 from texts import local, plain, zone
 
 from flows.api import endpoints, rest
-from flows.api.endpoints import FAILED
+from flows.api.endpoints import FAILED, FINAL
+from flows.api.slots import MARK
 from flows.monitor import charts, frames, pages, reasons
 
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -44,31 +46,53 @@ def _body(page: refresh.Run) -> None:
         columns = st.columns([1, 1, 6])
         run_buttons.show(run.to_frame().T, columns[0], columns[1])
     if page.task_runs.empty:
-        st.caption("This run has no task runs yet.")
+        st.caption(f"This run has no task runs{'' if run['state_type'] in FINAL else ' yet'}.")
     else:
         _timeline(page)
         _tasks(page)
     _logs(page)
 
 
-def _timeline(page: pages.Run) -> None:
+def _timeline(page: refresh.Run) -> None:
     limited = [tag for tag in page.limits["tag"] if len(frames.tagged(page.task_runs, tag))]
     tag = None
     if limited:
         tag = st.segmented_control(
-            "Task runs with the tag", limited, default=limited[0], format_func=plain, key="of_tag"
+            "Task runs under the limit",
+            limited,
+            default=limited[0],
+            format_func=lambda tag: plain(global_slots.label(tag)),
+            key="of_tag",
         )
     tasks = frames.tagged(page.task_runs, tag) if tag else page.task_runs
-    steps = frames.concurrency(tasks, page.until)
+    in_slots = page.slots[page.slots["tag"] == tag] if tag and tag.startswith(MARK) else tasks
+    steps = frames.concurrency(in_slots, page.until)
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
-    verdict = plain(frames.verdict(steps, limit))
-    if limit and frames.peak(steps) > limit:
-        st.warning(f"{verdict} This compares with the limit as it is now; it may have been different then.")
-    else:
-        (st.success if limit else st.info)(verdict, icon=":material/rule:")
+    _verdict(page, steps, limit)
     display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
+
+
+def _verdict(page: refresh.Run, steps: pd.DataFrame, limit: int | None) -> None:
+    marked = any(tag.startswith(MARK) for tags in page.task_runs["tags"] for tag in tags)
+    if limit is None and marked:
+        st.info("The server does not show who held the slots of a global limit, so this page cannot say if it held.")
+        return
+    verdict, most = plain(frames.verdict(steps, limit)), frames.peak(steps)
+    if limit is None:
+        st.info(verdict, icon=":material/rule:")
+        return
+    if not most:
+        st.info(f"Nothing has run yet; the limit is {limit}.", icon=":material/rule:")
+        return
+    compared = "This compares only this run, and with the limit as it is now; it may have been different then."
+    if most > limit:
+        st.warning(f"{verdict} {compared}")
+    elif page.flow_run["state_type"] in FINAL:
+        st.success(f"{verdict} {compared}", icon=":material/rule:")
+    else:  # it may yet turn out otherwise
+        st.info(f"{verdict} {compared}", icon=":material/rule:")
 
 
 def _tasks(page: pages.Run) -> None:

@@ -27,7 +27,7 @@ SINCE = {
     "30 days": timedelta(days=30),
     "all": None,
 }
-# Types of states in capitals; Late and AwaitingRetry are names of two states that share a type with others.
+# Types of states in capitals; the others are names of states that share a type with others.
 STATES = {
     "Running": "RUNNING",
     "Pending": "PENDING",
@@ -35,22 +35,28 @@ STATES = {
     "Late": "Late",
     "Awaiting retry": "AwaitingRetry",
     "Paused": "PAUSED",
+    "Suspended": "Suspended",
+    "Retrying": "Retrying",
+    "Cancelling": "CANCELLING",
     "Completed": "COMPLETED",
     "Failed": "FAILED",
     "Crashed": "CRASHED",
     "Cancelled": "CANCELLED",
+    "Timed out": "TimedOut",
 }
 
 
 def show() -> None:
     """Draw the page for the filters in the address bar."""
     filters = _filters()
-    live_page.show("runs", repr(filters), lambda: pages.overview(**filters), refresh.overview, _body)
+    live_page.show("runs", repr(filters), lambda: refresh.first_overview(**filters), refresh.overview, _body)
 
 
 def _filters() -> dict[str, Any]:
     loaded = st.session_state.get("runs")
     names = sorted(loaded.page.flows.values()) if loaded else []
+    display.warn_of_unknown("state", STATES)
+    display.warn_of_unknown("since", SINCE)
     columns = st.columns([3, 4, 2, 2, 3], vertical_alignment="bottom")
     flow = columns[0].selectbox(
         "Flow", names, index=None, placeholder="any", key="flow", bind="query-params", accept_new_options=True
@@ -84,7 +90,8 @@ def _body(page: pages.Overview) -> None:
 def _counts(page: pages.Overview) -> None:
     by_type = page.states.groupby("state_type")["runs"].sum()
     late = int(page.states.loc[page.states["state"] == "Late", "runs"].sum())
-    running = int((page.task_runs["state_type"] == "RUNNING").sum())
+    # One that has not started waits in its process, for a slot of a global limit.
+    running = int(((page.task_runs["state_type"] == "RUNNING") & page.task_runs["started"].notna()).sum())
     columns = st.columns(6)
     columns[0].metric("flow runs", int(by_type.sum()))
     columns[1].metric("running", int(by_type.get("RUNNING", 0)))

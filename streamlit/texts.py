@@ -30,8 +30,9 @@ def plain(text: object, most: int = 300) -> str:
     """Return `text` on one line, shortened, and escaped so that Markdown shows it as it is."""
     line = " ".join(str(text).split())
     line = line if len(line) <= most else line[: most - 1] + "…"
-    # Streamlit replaces names of icons even if the colons are escaped; an invisible joiner separates them.
-    line = re.sub(r":(?=[\w/+-]+:)", ":\u2060", line)
+    # Streamlit replaces names of icons even if the colons are escaped; an invisible joiner separates them. The two
+    # digits of a time are no such name, and a time has to be found by Ctrl+F.
+    line = re.sub(r":(?!\d\d:)(?=[\w/+-]+:)", ":\u2060", line)
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^&])", r"\\\1", line)
 
 

@@ -264,9 +264,10 @@ def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: py
         lambda: actions.cancel(none),
         lambda: actions.retry(none),
         lambda: actions.start("00000000-0000-4000-8000-000000000009", {}),
-        lambda: actions.set_limit(limits.TAG, 9),
-        lambda: actions.add_limit("new", 9),
-        lambda: actions.free_slots(limits.TAG),
+        lambda: actions.set_limit(limits.TAG, "tag", 9, 3),
+        lambda: actions.add_limit("new", "tag", 9),
+        lambda: actions.delete_limit(limits.TAG, "tag"),
+        lambda: actions.free_slots(limits.TAG, "tag"),
         lambda: actions.check_request("DELETE", "flows/a"),
         lambda: actions.check_request("POST", "flow_runs/"),
     ):
@@ -409,6 +410,45 @@ def test_the_form_starts_with_the_deployment_s_parameters(app: AppTest, shared_l
         assert [area.label for area in app.text_area] == ["rows (JSON)", "share (JSON)"]
         assert [(number.value, number.help) for number in app.number_input] == [(2.5, r"\*\<b\>\*")]
         assert [box.value for box in app.selectbox] == ["made by a test/odd", "EUROPE"]
+    finally:
+        rest.call("DELETE", f"deployments/{deployment}")
+
+
+def test_a_filter_that_does_not_exist_is_said(app: AppTest, shared_lab: str) -> None:
+    app.query_params["state"] = ["failed", "Timed out"]
+    app.query_params["since"] = "1 day"
+    app.run()
+    assert [warning.value.replace("\\", "")[:62] for warning in app.warning] == [
+        "The address asks for state=failed, which does not exist, so it"
+    ]
+    assert errors_on(app) == "" and app.multiselect[0].value == ["Timed out"]
+
+
+def test_required_parameters_are_asked_for_in_their_order(app: AppTest, shared_lab: str) -> None:
+    """A large number is no number field, which would lose digits; a deployment that is not there is said."""
+    kinds = {"day": {"type": "string", "position": 1}, "rows": {"type": "integer", "position": 0}}
+    kinds["seed"] = {"type": "integer", "default": 2**60, "position": 2}
+    schema = {"type": "object", "properties": kinds, "required": ["day", "rows"]}
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
+    made = {"name": "requires", "flow_id": flow, "entrypoint": "x.py:x", "parameter_openapi_schema": schema}
+    deployment = rest.call("POST", "deployments/", made)["id"]
+    try:
+        app = AppTest.from_string("import start_page\nstart_page.show()", default_timeout=60)
+        app.query_params["deployment"] = "nothing/here"
+        app.run()
+        assert "asks for deployment=nothing/here, which does not exist" in app.warning[0].value.replace("\\", "")
+        app.selectbox[0].set_value("made by a test/requires").run()
+        assert [(one.label, one.value) for one in app.number_input] == [("rows (required)", None)]
+        assert [area.value for area in app.text_area] == [str(2**60)] and not app.warning
+        app.button[0].click().run()
+        assert "Nothing was started: fill in day and rows" in errors_on(app)
+        app.number_input[0].set_value(0)
+        app.text_input[0].set_value("monday")
+        app.button[0].click().run()
+        started = {"day": "monday", "rows": 0, "seed": 2**60}
+        assert errors_on(app) == "" and len(app.success) == 1
+        run = rest.call("POST", "flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
+        assert [one["parameters"] for one in run] == [started]
     finally:
         rest.call("DELETE", f"deployments/{deployment}")
 

@@ -265,7 +265,7 @@ def test_a_limit_is_changed_and_one_that_vanished_is_not_made_anew(shared_lab: s
 def test_a_limit_is_added_and_the_page_rests_meanwhile(shared_lab: str, serve, page: Page) -> None:
     page.goto(serve("main.py") + "/limits?pace=2+s")
     page.get_by_role("button", name="Add a limit").click()
-    page.get_by_role("dialog").get_by_label("Tag").fill("added")
+    page.get_by_role("dialog").get_by_label("Tag", exact=True).fill("added")
     page.get_by_role("dialog").get_by_label("May run at once").fill("7")
     rests = page.get_by_text("paused while a dialog is open")
     expect(rests).to_be_visible()
@@ -273,7 +273,7 @@ def test_a_limit_is_added_and_the_page_rests_meanwhile(shared_lab: str, serve, p
     limits.ensure("added-by-another", 2)
     page.wait_for_timeout(4000)
     assert rests.inner_text() == before
-    expect(page.get_by_role("dialog").get_by_label("Tag")).to_have_value("added")
+    expect(page.get_by_role("dialog").get_by_label("Tag", exact=True)).to_have_value("added")
     page.get_by_role("dialog").get_by_label("May run at once").press("Tab")
     page.get_by_role("button", name="Add the limit").click()
     expect(page.locator(".st-key-limit-added", has_text="0 of 7 slots taken")).to_be_visible()

@@ -58,6 +58,9 @@ def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: 
     with recorded() as record, psycopg.connect(lab.database("warehouse")) as holding:
         holding.execute("lock table lineitem")  # which most queries read, so that the run would last
         flow, run_id = in_the_middle()
+        tasks = rest.rows(endpoints.task_runs(flow_run=run_id, state=["PENDING", "SCHEDULED"]))
+        waiting = {task["name"].rpartition("-")[0] for task in tasks}
+        assert waiting and waiting <= {*warehouse.names()}, "each is named after its query also while it waits"
         told = time.monotonic()
         STOPS[how](flow, run_id)
         out, err = flow.communicate(timeout=100)

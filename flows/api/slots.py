@@ -12,12 +12,13 @@ from flows.api import endpoints, errors, rest
 from flows.settings import CannotRun
 
 LEASE = 60  # seconds without a sign of life after which Prefect 3 gives a slot to others
+MARK = "slot:"  # begins a tag that has no limit itself: it shows that a task takes its slots of a global limit
 _turn = threading.Lock()
 
 
 @contextlib.contextmanager
-def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], Any] = bool) -> Generator[None]:
-    """Hold a slot of the global `limit` during the block; none if the wait for it is `given_up`.
+def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], Any] = bool) -> Generator[Any]:
+    """Hold a slot of the global `limit` during the block; none if the wait for it is `given_up`. Yield the answer.
 
     Prefect's own `concurrency` cannot be told to stop waiting. Calls `lost`, which returns None, if the lease expired,
     because this process stood still, and others have taken all slots.
@@ -39,7 +40,7 @@ def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], A
 
     try:
         with repeating(LEASE / 3, renew) if leases else contextlib.nullcontext():
-            yield
+            yield slot
     finally:
         if slot and leases:
             _ask("decrement-with-lease", lease_id=slot["lease_id"])
@@ -48,10 +49,7 @@ def held(limit: str, given_up: Callable[[], object] = bool, lost: Callable[[], A
 
 
 def end_task_run(task_run_id: str, message: str) -> None:
-    """End a task run, if it exists, whose process is gone, and so free its slots, but no others.
-
-    Endpoints: GET /task_runs/{id}, and POST …/set_state.
-    """
+    """End a task run, if it exists, whose process is gone, and so free its slots, but no others."""
     task_run = rest.call("GET", f"task_runs/{task_run_id}", missing_ok=True)
     state = ("CRASHED", "Crashed", message)
     if task_run and task_run["state_type"] in endpoints.FINAL:  # set once more, it frees the slots as well

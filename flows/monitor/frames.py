@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from flows.api.endpoints import FAILED
+from flows.api.slots import MARK
 
 Rows = Sequence[Mapping[str, Any]]
 _TIME, _SECONDS, _COUNT, _TEXT = "datetime64[ns, UTC]", "float64", "Int64", "object"
@@ -22,7 +23,8 @@ STATES = {"time": _TIME, "until": _TIME, "state": _TEXT, "state_type": _TEXT, "r
 STEPS = {"time": _TIME, "running": _COUNT}
 # `taken` is the server's counter of taken slots, which makes tasks wait; `holders` are dicts with the keys _HOLDER,
 # `held` of them. If `taken` is more than `held`, the server counts slots that no task run holds: reset the limit.
-LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT}
+# The `tag` of a global limit is MARK and its name. A rate limit frees `freed` slots a second by itself.
+LIMITS = {"tag": _TEXT, "limit": _COUNT, "taken": _COUNT, "held": _COUNT, "holders": _TEXT, "freed": _SECONDS}
 LOGS = {"log_id": _TEXT, "time": _TIME, "level": _TEXT, "message": _TEXT, "flow_run_id": _TEXT, "task_run_id": _TEXT}
 
 _HOLDER = ("task_run_id", "name", "flow_run_id", "state")
@@ -47,10 +49,9 @@ def flow_runs(answer: Rows, flows: Mapping[str, str], now: pd.Timestamp) -> pd.D
 def task_runs(answer: Rows, now: pd.Timestamp) -> pd.DataFrame:
     """Return TASK_RUNS, a row for each task run of `answer`, in the order of their submission.
 
-    `submitted` is when the flow submitted it, by the flow's clock. (Prefect's `created` is when the server received
-    it, which may be after its start.) `started` is when it had its slot and began, so `waited_seconds` covers the
-    wait for its inputs and for its slot. `ran_seconds` includes the pauses between attempts, during which it keeps
-    its slot. `upstream` has the ids of the task runs whose results it takes.
+    `submitted` is when the flow submitted it, by the flow's clock. `started` is when it had its slot and began, so
+    `waited_seconds` covers the wait for its inputs and for its slot. `ran_seconds` includes the pauses between
+    attempts, during which it keeps its slot. `upstream` has the ids of the task runs whose results it takes.
     """
     rows = [_run(run) | {"task_run_id": run["id"], "upstream": _upstream(run)} for run in answer]
     return timed(typed(rows, TASK_RUNS).sort_values("submitted", ignore_index=True), now)
@@ -90,7 +91,7 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 def tagged(task_runs: pd.DataFrame, tag: str) -> pd.DataFrame:
     """Return those of `task_runs` that have the tag `tag`."""
-    return task_runs[[tag in tags for tags in task_runs["tags"]]]
+    return task_runs.loc[[tag in tags for tags in task_runs["tags"]]]
 
 
 def peak(steps: pd.DataFrame) -> int:
@@ -141,19 +142,20 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _limits(answer: Rows, holders: Sequence[tuple[str, Mapping[Any, Any]]]) -> pd.DataFrame:
-    """Return LIMITS, sorted by tag, without global limits, which have none. `holders` are pairs of a tag and a run."""
-    rows = []
-    for limit in answer:
-        if "tag" in limit:
-            row = {"tag": limit["tag"], "limit": limit["concurrency_limit"], "taken": len(limit["active_slots"])}
-        elif limit["name"].startswith("tag:") and limit["active"]:
-            tag = limit["name"].removeprefix("tag:")
-            row = {"tag": tag, "limit": limit["limit"], "taken": limit["active_slots"]}
-        else:
-            continue
-        of_tag = [{key: run.get(key) for key in _HOLDER} for tag, run in holders if tag == row["tag"]]
-        rows.append(row | {"held": len(of_tag), "holders": of_tag})
-    return typed(sorted(rows, key=lambda row: row["tag"]), LIMITS)
+    """Return LIMITS, sorted by tag, global limits last. `holders` are pairs of a tag and a run."""
+    rows: list[dict[str, Any]] = []
+    for limit in (one for one in answer if one.get("active", True)):
+        tag = limit.get("tag") or f"{MARK}{limit['name']}".removeprefix(f"{MARK}tag:")
+        most, taken = limit.get("limit", limit.get("concurrency_limit")), limit["active_slots"]
+        row = {"tag": tag, "limit": most, "taken": taken if isinstance(taken, int) else len(taken)}
+        row["holders"] = [{key: run.get(key) for key in _HOLDER} for of, run in holders if of == tag]
+        rows.append(row | {"held": len(row["holders"]), "freed": limit.get("slot_decay_per_second", 0)})
+    return typed(sorted(rows, key=lambda row: (row["tag"].startswith(MARK), row["tag"])), LIMITS)
+
+
+def named(tag: str) -> str:
+    """Return what the limit with this `tag` in LIMITS is called in a sentence."""
+    return f"the global limit {tag.removeprefix(MARK)!r}" if tag.startswith(MARK) else f"the tag {tag!r}"
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,8 @@ class Gone(CannotRun):
 class Overview:
     """The first page of the monitor.
 
-    `flows` maps ids to names; `filters` and `since` are what `overview` was called with, and `states` begin at
-    `start`. `task_runs` are the 200 oldest active ones of all flow runs; those of them that run are the holders in
-    `limits`.
+    `flows` maps ids to names; `filters` and `since` are those of `overview`, and `states` begin at `start`.
+    `task_runs` are the 200 oldest active ones; those of them that run are the holders in `limits`.
     """
 
     version: str | None
@@ -52,8 +51,7 @@ class Overview:
 class Run:
     """The page of one flow run: its row of FLOW_RUNS, its task runs, and its first log lines.
 
-    `until` is when it ended, or when it was read if it has not ended: its unended task runs are counted as running
-    until then. In `limits` only its own task runs are holders.
+    Its unended task runs count as running `until` it ended or was read. In `limits` only its own are holders.
     """
 
     version: str | None
@@ -119,9 +117,10 @@ def flow_run_row(
 
 
 def limits() -> pd.DataFrame:
-    """Load LIMITS with the holders that the server's leases name, the first 200 by name, in 3 or 4 requests."""
-    version = rest.send(endpoints.version())
-    leases, counters = rest.gather([endpoints.limits(), endpoints.taken_slots(version)])
+    """Load LIMITS with the holders that the leases name, those of tags, the first 200 by name, in 2 or 3 requests."""
+    leases, counters = rest.gather([endpoints.limits(), endpoints.counters()])
+    counted = {counter["name"] for counter in counters}
+    counters += [limit for limit in leases if f"tag:{limit['tag']}" not in counted]  # in Prefect 2, no tag is counted
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
     task_runs = frames.task_runs(rest.rows(endpoints.task_runs(ids=ids)) if ids else [], pd.Timestamp.now("UTC"))
     return frames.held_by_leases(leases, task_runs, counters)

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from flows.api.endpoints import FINAL
+from flows.api.slots import MARK
+from flows.monitor import frames
 
 
 def why(
@@ -20,10 +22,10 @@ def why(
     """Return why `run` (a row of flow runs or of task runs) waits, as a sentence; None if it does not wait.
 
     `task_runs` are those it may wait for, `poll` is a sentence on whether a worker polls its work pool. `complete` is
-    whether `limits` has all holders: on the page of one flow run it does not, because other runs take slots too. Times
-    are given in `zone`.
+    whether `limits` has all holders, also those of other runs. Times are given in `zone`.
     """
-    if run["state_type"] in FINAL or run["state"] in ("Running", "Retrying", "Cancelling"):
+    in_task = pd.isna(run["started"]) and any(tag.startswith(MARK) for tag in run["tags"])  # waits for its slot there
+    if run["state_type"] in FINAL or (run["state"] in ("Running", "Retrying", "Cancelling") and not in_task):
         return None
     match run["state"]:
         case "AwaitingRetry":
@@ -54,13 +56,14 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | No
         return None
     full = limited[limited["taken"] >= limited["limit"]]
     if full.empty:
-        tag = limited["tag"].iloc[0]
-        return f"The tag {tag!r} has a free slot: the run starts when it asks again (on Prefect 2, every 30 seconds)."
+        return (
+            f"A slot of {frames.named(limited['tag'].iloc[0])} is free: it starts when it asks again, if it is alive."
+        )
     limit = full.iloc[0]
-    taken = f"{limit['taken']} of the {limit['limit']} slots of the tag {limit['tag']!r} are taken"
+    taken = f"{limit['taken']} of the {limit['limit']} slots of {frames.named(limit['tag'])} are taken"
     unexplained = limit["taken"] - limit["held"]
     if unexplained < 0:
-        return f"{taken}, although {limit['held']} task runs with that tag report that they are running."
+        return f"{taken}, although {limit['held']} task runs of that limit report that they are running."
     holders = [_listed(holder["name"] or holder["task_run_id"] for holder in limit["holders"])]
     if unexplained > 0:
         nobody = "without a known holder; if that lasts, reset the limit"
