@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.commands import FLOW, answer, run, start
 from support.labs import kill
-from support.servers import forwarded, free_port
+from support.servers import below_a_prefix, free_port
 from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
@@ -102,14 +102,16 @@ def deployment(shared_lab: str) -> Iterator[str]:
     rest.call("DELETE", f"deployments/{deployment['id']}")
 
 
-@pytest.fixture(params=["below a path", "over a forwarded port"])
-def elsewhere(serve, request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=["below a path", "behind a proxy that removes a prefix"])
+def elsewhere(serve, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield an address of the monitor that is not the one at which it runs, as its visitors may have it."""
     if request.param == "below a path":
         yield serve("main.py", "tools/monitor")
         return
-    with forwarded(int(serve("main.py").rpartition(":")[2])) as port:
-        yield f"http://localhost:{port}"
+    # As jupyter-server-proxy does; its port is another one too, as with `ssh -L`.
+    with below_a_prefix(int(serve("main.py").rpartition(":")[2]), "/user/ana/proxy/8501", tmp_path) as address:
+        eventually(lambda: _answers(address))
+        yield address
 
 
 def test_every_link_stays_where_the_monitor_was_opened(
