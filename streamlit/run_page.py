@@ -1,11 +1,13 @@
 """One flow run: its timeline, its concurrency against the limit, its task runs, and its logs."""
 
 import actions
+import attempts
 import bar_charts
 import display
 import live_page
 import pandas as pd
 import refresh
+import related_runs
 import run_buttons
 import server_status
 import streamlit as st
@@ -35,19 +37,22 @@ def _body(page: refresh.Run) -> None:
     started = run["started"]
     when = f"{started.tz_convert(zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
     st.caption(plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
+    related_runs.show_family(run["flow_run_id"])
     why = reasons.why(run, page.limits, page.task_runs, page.poll, zone=zone())
     if why:
         st.info(plain(why, 1000), icon=":material/hourglass_top:")
     if run["message"] and run["state_type"] in (*FAILED, "CANCELLED"):
         st.error(plain(run["message"], 2000), icon=":material/report:")
     if actions.allowed():
-        columns = st.columns([1, 1, 6])
+        columns = st.columns([1, 1, 1, 5])
         run_buttons.show(run.to_frame().T, columns[0], columns[1])
+        run_buttons.show_resume(run.to_frame().T, columns[2])
     if page.task_runs.empty:
         st.caption("This run has no task runs yet.")
     else:
         _timeline(page)
         _tasks(page)
+    related_runs.show_earlier(run)
     _logs(page)
 
 
@@ -69,6 +74,7 @@ def _timeline(page: pages.Run) -> None:
     display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
+    attempts.show(tasks, page.until)
 
 
 def _tasks(page: pages.Run) -> None:
