@@ -106,6 +106,13 @@ def retry(flow_runs: pd.DataFrame) -> list[str]:
     return problems + _propose(proposals)
 
 
+def resume(flow_runs: pd.DataFrame) -> list[str]:
+    """Resume `flow_runs` (FLOW_RUNS), which are paused; return a sentence for each run that was not resumed."""
+    _check_allowed()
+    ids = list(flow_runs["flow_run_id"])
+    return _propose({id_: rest.Request("POST", f"flow_runs/{id_}/resume", {}) for id_ in ids})
+
+
 def start(deployment: str, parameters: dict[str, Any]) -> str:
     """Start the deployment with the id `deployment`; return the id of its new flow run."""
     _check_allowed()

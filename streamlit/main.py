@@ -10,20 +10,24 @@ st.set_page_config("Monitor", page_icon=":material/monitor_heart:", layout="wide
 with errors_shown():
     import limits_page
     import live_page
+    import login
     import run_page
     import runs_page
     import server_status
     import start_page
+    import workers_page
 
     page = st.navigation(
         [
             st.Page(runs_page.show, title="Runs", icon=":material/list:", url_path="runs", default=True),
             st.Page(run_page.show, title="One run", icon=":material/timeline:", url_path="run"),
             st.Page(limits_page.show, title="Limits", icon=":material/stacked_bar_chart:", url_path="limits"),
+            st.Page(workers_page.show, title="Workers", icon=":material/engineering:", url_path="workers"),
             st.Page(start_page.show, title="Start", icon=":material/play_circle:", url_path="start"),
         ],
         position="top",
     )
-    server_status.sidebar()
-    live_page.interval()
-    page.run()
+    if login.passed():
+        server_status.sidebar()
+        live_page.interval()
+        page.run()

@@ -10,7 +10,9 @@ st.set_page_config("REST explorer", page_icon=":material/api:", layout="wide")
 st.markdown("#### REST explorer")
 with errors_shown():
     import explorer_page
+    import login
     import server_status
 
-    server_status.sidebar()
-    explorer_page.show()
+    if login.passed():
+        server_status.sidebar()
+        explorer_page.show()

@@ -1,4 +1,4 @@
-"""Buttons that cancel and retry flow runs, after a dialog that explains what will happen."""
+"""Buttons that cancel, retry and resume flow runs, after a dialog that explains what will happen."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +31,17 @@ def show(runs: pd.DataFrame, cancel_place: Any, retry_place: Any) -> None:
         "Retry", disabled=ended.empty, icon=":material/replay:", help="Select runs of deployments that have ended."
     ):
         dialogs.confirm("Retry?", lambda: _about_retry(ended), "Retry the runs", lambda: actions.retry(ended))
+
+
+def show_resume(runs: pd.DataFrame, place: Any) -> None:
+    """Show a button to resume `runs` (FLOW_RUNS) if all of them are paused or suspended."""
+    if (runs["state_type"] == "PAUSED").all() and place.button("Resume", icon=":material/resume:"):
+        dialogs.confirm("Resume?", lambda: _about_resume(runs), "Resume the runs", lambda: actions.resume(runs))
+
+
+def _about_resume(runs: pd.DataFrame) -> None:
+    st.text("\n".join(runs["name"].str.slice(0, 80).head(10)))
+    st.write("The process of a paused run goes on within seconds; its worker starts a suspended run again.")
 
 
 def _about_cancel(runs: pd.DataFrame, ways: Sequence[actions.Way | None]) -> None:

@@ -1,12 +1,14 @@
 """One flow run: its timeline, its concurrency against the limit, its task runs, and its logs."""
 
 import actions
+import attempts
 import bar_charts
 import display
 import global_slots
 import live_page
 import pandas as pd
 import refresh
+import related_runs
 import run_buttons
 import server_status
 import streamlit as st
@@ -37,19 +39,22 @@ def _body(page: refresh.Run) -> None:
     started = run["started"]
     when = f"{started.tz_convert(zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"
     st.caption(plain(f"{run['flow']} · {when} · waited {run['waited_seconds']:.1f} s · ran {_ran(run)}", 500))
+    related_runs.show_family(run["flow_run_id"])
     why = reasons.why(run, page.limits, page.task_runs, page.poll, zone=zone())
     if why:
         st.info(plain(why, 1000), icon=":material/hourglass_top:")
     if run["message"] and run["state_type"] in (*FAILED, "CANCELLED"):
         st.error(plain(run["message"], 2000), icon=":material/report:")
     if actions.allowed():
-        columns = st.columns([1, 1, 6])
+        columns = st.columns([1, 1, 1, 5])
         run_buttons.show(run.to_frame().T, columns[0], columns[1])
+        run_buttons.show_resume(run.to_frame().T, columns[2])
     if page.task_runs.empty:
         st.caption(f"This run has no task runs{'' if run['state_type'] in FINAL else ' yet'}.")
     else:
         _timeline(page)
         _tasks(page)
+    related_runs.show_earlier(run)
     _logs(page)
 
 
@@ -72,6 +77,7 @@ def _timeline(page: refresh.Run) -> None:
     display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
+    attempts.show(tasks, page.until)
 
 
 def _verdict(page: refresh.Run, steps: pd.DataFrame, limit: int | None) -> None:

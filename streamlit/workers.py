@@ -1,4 +1,4 @@
-"""Whether a worker polls the work pool that a flow run waits for."""
+"""Whether workers are alive, and whether one polls the work pool that a flow run waits for."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -21,14 +21,16 @@ def awaited(flow_run: pd.Series) -> bool:
     return bool(waits and flow_run["work_pool"])
 
 
-def polling(pool: str, workers: Sequence[Mapping[str, Any]] | None, now: pd.Timestamp) -> str | None:
-    """Return a sentence on whether one of the `workers` polls the work pool, and what to do; None without such a pool.
+def alive(workers: Sequence[Mapping[str, Any]], now: pd.Timestamp) -> list[bool]:
+    """Return for each worker whether it is alive: a healthy one sends a heartbeat every 30 seconds."""
+    heartbeats = [pd.to_datetime(worker["last_heartbeat_time"], utc=True) for worker in workers]
+    return [bool(now - time < timedelta(seconds=90)) for time in heartbeats]
 
-    A healthy worker sends a heartbeat every 30 seconds.
-    """
+
+def polling(pool: str, workers: Sequence[Mapping[str, Any]] | None, now: pd.Timestamp) -> str | None:
+    """Return a sentence on whether one of `workers` polls the work pool, and what to do; None without such a pool."""
     if workers is None:
         return None
-    heartbeats = [pd.to_datetime(worker["last_heartbeat_time"], utc=True) for worker in workers]
-    if not any(now - time < timedelta(seconds=90) for time in heartbeats):
+    if not any(alive(workers, now)):
         return f"No worker polls the work pool {pool!r}: start one with prefect worker start --pool {pool!r}."
     return f"A worker polls the work pool {pool!r}, but it may be at its own limit, or the pool may be paused."

@@ -263,6 +263,7 @@ def test_read_only_holds_behind_the_buttons_too(shared_lab: str, monkeypatch: py
     for change in (
         lambda: actions.cancel(none),
         lambda: actions.retry(none),
+        lambda: actions.resume(none),
         lambda: actions.start("00000000-0000-4000-8000-000000000009", {}),
         lambda: actions.set_limit(limits.TAG, "tag", 9, 3),
         lambda: actions.add_limit("new", "tag", 9),

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import fill
 import httpx
+import oidc_provider_mock
 import openapi
 import psutil
 import psycopg
@@ -21,7 +22,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.commands import FLOW, answer, run, start
 from support.labs import kill
-from support.servers import forwarded, free_port
+from support.servers import free_port, proxied
 from support.waiting import eventually
 
 from flows import lab, limits, settings, warehouse
@@ -102,14 +103,16 @@ def deployment(shared_lab: str) -> Iterator[str]:
     rest.call("DELETE", f"deployments/{deployment['id']}")
 
 
-@pytest.fixture(params=["below a path", "over a forwarded port"])
-def elsewhere(serve, request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=["below a path", "behind a proxy that removes a prefix"])
+def elsewhere(serve, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield an address of the monitor that is not the one at which it runs, as its visitors may have it."""
     if request.param == "below a path":
         yield serve("main.py", "tools/monitor")
         return
-    with forwarded(int(serve("main.py").rpartition(":")[2])) as port:
-        yield f"http://localhost:{port}"
+    # As jupyter-server-proxy does; its port is another one too, as with `ssh -L`.
+    with proxied(int(serve("main.py").rpartition(":")[2]), tmp_path, free_port(), "/user/ana/proxy/8501") as address:
+        eventually(lambda: _answers(address))
+        yield address
 
 
 def test_every_link_stays_where_the_monitor_was_opened(
@@ -146,6 +149,39 @@ def test_every_link_stays_where_the_monitor_was_opened(
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as CSV").click()
     assert "it broke" in download.value.path().read_text()
+
+
+def test_nobody_sees_anything_before_the_log_in(shared_lab: str, serve, page: Page, tmp_path: Path) -> None:
+    """Over OpenID Connect with a real provider, at the address of the gateway in front of the monitor."""
+    create_run("not for everybody", "COMPLETED")
+    front, ana = free_port(), oidc_provider_mock.User(sub="ana", claims={"email": "ana@example.com"})
+    with oidc_provider_mock.run_server_in_thread(user_claims=[ana]) as provider:
+        secrets = tmp_path / "secrets.toml"
+        secrets.write_text(
+            f'[auth]\nredirect_uri = "http://localhost:{front}/oauth2callback"\ncookie_secret = "of this test only"\n'
+            'client_id = "monitor"\nclient_secret = "of this test only"\n'
+            f'server_metadata_url = "http://localhost:{provider.server_port}/.well-known/openid-configuration"\n'
+        )
+        monitor = serve("main.py", STREAMLIT_SECRETS_FILES=str(secrets))
+        with proxied(int(monitor.rpartition(":")[2]), tmp_path, front) as address:
+            eventually(lambda: _answers(address))
+            page.goto(address)
+            log_in = page.get_by_role("button", name="Log in")
+            expect(log_in).to_be_visible()
+            assert page.get_by_text("Connected to").count() == 0 and cell(page, "not for everybody").count() == 0
+            log_in.click()
+            page.get_by_role("button", name="ana").click()  # on the provider's page
+            expect(page.get_by_text("Logged in as ana@example.com")).to_be_visible()
+            expect(cell(page, "not for everybody").first).to_be_attached()
+            assert page.url == f"{address}/"
+            page.get_by_role("button", name="Log out").click()
+            page.get_by_role("heading", name="End Session").wait_for()
+            page.goto(address)
+            expect(log_in).to_be_visible()
+            secrets.write_text("[auth\n")
+            page.goto(serve("main.py", STREAMLIT_SECRETS_FILES=str(secrets), READ="again"))
+            expect(page.get_by_text("cannot be read. Correct them")).to_be_visible()
+            assert page.get_by_text("Connected to").count() == 0, "a mistake in the file opens nothing"
 
 
 def test_no_table_writes_a_formula(shared_lab: str, serve, page: Page) -> None:

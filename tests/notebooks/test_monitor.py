@@ -1,6 +1,7 @@
 """The last lesson and the monitor show the same."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
-from support.notebooks import execute, read, solution, tagged
+from support.notebooks import execute, prose, read, solution, tagged
 
 from flows import limits, settings
 from flows.api import rest, server
@@ -31,6 +32,21 @@ def page_of_a_run() -> None:
 
     live_page.interval()
     run_page.show()
+
+
+def test_the_lesson_s_table_has_each_part_of_the_app_and_each_section() -> None:
+    """The parts are the titles of the pages, the headings on them, and what can be folded out."""
+    text = prose(read("04_rest_queries"))
+    section, *_ = text.partition("## 11. Which section makes which part")[2].partition("\n## ")
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    named = {name for shown, _ in rows for name in re.findall(r"\*\*(.+?)\*\*", shown)}
+    code = "\n".join(file.read_text() for file in (settings.PROJECT / "streamlit").glob("*.py"))
+    parts = re.findall(r'st\.Page\(.*title="([^"]+)"', code) + re.findall(r'expander\("([^"]+)"', code)
+    parts += re.findall(r'"#{4,5} (?:\{[^}]*\} )?([^"{]+)"', code)
+    assert len(parts) >= 14 and named == set(parts)
+    mentioned = {number for _, made in rows for number in re.findall(r"section (\d+)", made)}
+    assert mentioned == set(re.findall(r"^## (\d+)\. ", text, re.MULTILINE)) - {"11"}
+    assert all(made.startswith(("in section", "not here")) for _, made in rows[2:])
 
 
 @pytest.mark.long

