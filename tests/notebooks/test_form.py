@@ -10,10 +10,6 @@ from support.notebooks import FOLDER, GRADED, NAMES, code, prose, read, solution
 import records
 
 
-def test_these_are_all_notebooks() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_cells_are_short_and_prose_outweighs_code_by_half(name: str) -> None:
     """Counted are the words in cells of text, hints included, over those in cells of code.

@@ -1,0 +1,100 @@
+"""The figures that the documents quote are those that the scripts stored in docs/figures, and stand in one place."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.notebooks import prose, read
+
+from flows import settings
+
+DOCS = settings.PROJECT / "docs"
+ENGINES = {
+    "tag limit, the kit's lab": "tag limit",
+    "global limit, the kit's lab": "global limit",
+    "tag limit, Prefect's defaults on SQLite": "Prefect's defaults",
+}
+GROWTH = ["span_seconds", "peak", "requests_per_task", "refused_per_task", "server_cpu_ms_per_task"]
+GROWTH += ["client_mb", "server_mb"]
+
+
+def stored(name: str) -> list[dict]:
+    return json.loads((DOCS / "figures" / f"{name}.json").read_text())["rows"]
+
+
+def table(document: str, head: str) -> Iterator[list[str]]:
+    """Yield the cells of each row of the tables in `document` whose first line begins with `head`."""
+    parts = (DOCS / document).read_text().split(f"\n| {head} |")[1:]
+    assert parts, f"{document} has no table that begins with {head}"
+    for part in parts:
+        for line in part.partition("\n\n")[0].splitlines()[2:]:
+            yield [cell.strip(" *") for cell in line.strip("|").split("|")]
+
+
+def near(quoted: str, exact: float) -> bool:
+    """Return whether `quoted` is `exact`, rounded to as many digits as were written."""
+    digits = len(quoted.partition(".")[2])
+    return abs(float(quoted.replace(",", "")) - exact) <= 0.5001 * 10**-digits
+
+
+def all_near(quoted: list[str], exact: list[float]) -> bool:
+    return all(near(*pair) for pair in zip(quoted, exact, strict=True))
+
+
+def test_the_ways_to_limit_tasks() -> None:
+    measured = {row["engine"]: row for row in stored("bench")}
+    quoted = list(table("performance.md", "way"))
+    assert len(quoted) == len(measured)
+    for way, *figures in quoted:
+        row = measured[ENGINES.get(way, way)]
+        exact = [row[name] for name in ("wall_seconds", "span_seconds", "ratio", "span_ratio", "peak")]
+        assert all_near(figures, exact), (way, figures, exact)
+
+
+def test_how_the_cost_grows() -> None:
+    measured = {
+        tuple(row[name] for name in ("tasks", "seconds", "limit", "processes")): row for row in stored("growth")
+    }
+    quoted = list(table("performance.md", "tasks"))
+    assert len(quoted) >= 12
+    for tasks, seconds, limit, processes, *figures in quoted:
+        row = measured[int(tasks.replace(",", "")), float(seconds), int(limit), int(processes)]
+        exact = [row[name] for name in GROWTH]
+        assert all_near(figures, exact), (tasks, limit, processes, figures, exact)
+
+
+def test_the_set_ups_that_scale() -> None:
+    quoted = list(table("scaling.md", "set-up"))
+    for (set_up, limit, *figures, busy), row in zip(quoted, stored("scaling"), strict=True):
+        assert (set_up, int(limit)) == (row["set_up"], row["limit"])
+        exact = [row[name] for name in ("span_seconds", "tasks_per_second", "peak")]
+        assert all_near(figures, exact), (set_up, figures, exact)
+        shares = dict(re.findall(r"([A-Za-z ]+?) (\d+) %", busy))
+        assert {name.strip(): int(share) for name, share in shares.items()} == {
+            name: round(100 * share) for name, share in row["busy"].items() if share >= 0.05
+        }
+
+
+def test_the_simulated_processes() -> None:
+    simulated = {(row["processes"], row["servers"], row["wait"]): row for row in stored("slots")}
+    waits = [(servers, wait) for servers in (1, 2) for wait in (0.03, 0.1, 0.5, 1.0)]
+    for processes, *figures in (row for row in table("scaling.md", "processes") if len(row) > 4):
+        exact = [simulated[(int(processes), *which)]["tasks_per_second"] for which in waits]
+        assert all_near(figures, exact), (processes, figures, exact)
+
+
+@pytest.mark.parametrize("kind", ["tag", "global"])
+def test_a_lesson_quotes_the_benchmark_as_well(kind: str) -> None:
+    """Only there, so that its reader has the two numbers at hand; all other documents link to the page."""
+    measured = {row["engine"]: row["wall_seconds"] for row in stored("bench")}
+    text = prose(read("02_limits"))
+    (older, newer) = re.search(rf"^\| a {kind}(?:'s)? limit \| ([\d.]+) s \| ([\d.]+) s \|$", text, re.M).groups()
+    assert near(older, measured[f"{kind} limit, Prefect 2.13.7"]) and near(newer, measured[f"{kind} limit"])
+
+
+def test_no_other_document_has_a_table_of_the_benchmark() -> None:
+    documents: list[Path] = [settings.PROJECT / "README.md", *DOCS.glob("*.md")]
+    row = re.compile(r"^\| (?:a )?\**(?:tag|global)(?:'s)? limit[^|]*(?=\|).*(?<=\| )\d+\.\d+(?: s)? \|", re.MULTILINE)
+    assert [path.name for path in documents if row.search(path.read_text())] == ["performance.md"]
