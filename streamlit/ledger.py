@@ -6,6 +6,7 @@ Times are those of the clocks of the holders' machines. Every frame has the same
 import heapq
 import math
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,17 +17,17 @@ from flows.monitor.frames import Rows
 ACQUIRED, RELEASED = "prefect.concurrency-limit.acquired", "prefect.concurrency-limit.released"
 # A holder reports its release after the server has freed the slot, so that two holders of a slot seem to overlap: by at
 # most the time since its task run ended, or by this if it holds the slot for a part of its task run.
-HANDOVER = pd.Timedelta(seconds=0.25)
+HANDOVER = timedelta(seconds=0.25)
 # The longest that the server counts a slot whose holder died: 60 seconds for a tag's (300 are the default of others),
 # counted from the last sign of life, until the server's next look for leases that have expired.
-LAPSE = {"tag": pd.Timedelta(seconds=90), "global": pd.Timedelta(seconds=330)}
+LAPSE = {"tag": timedelta(seconds=90), "global": timedelta(seconds=330)}
 
 _TIME, _TEXT = "datetime64[ns, UTC]", "object"
 _HOLDER = {"task_run_id": _TEXT, "holder": _TEXT, "flow_run_id": _TEXT, "flow_run": _TEXT}
 EVENTS = {"event_id": _TEXT, "event": _TEXT, "time": _TIME, "follows": _TEXT, **_HOLDER}
 EVENTS |= {"slots": "int64", "limit": "int64"}
-# `until` is NaT for a slot that has not been released, `over` is from when on the server may have freed it, and `seen` is
-# the last sign of life of the holder's flow run.
+# `until` is NaT for a slot that has not been released, `over` is from when on the server may have freed it, and `seen`
+# is the last sign of life of the holder's flow run.
 HOLDS = {"hold_id": _TEXT, **_HOLDER, "slots": "int64", "limit": "int64"}
 HOLDS |= {"since": _TIME, "until": _TIME, "over": _TIME, "seen": _TIME}
 LANES = {**HOLDS, "slot": "int64", "leaked": "bool"}
@@ -92,7 +93,7 @@ def holds(events: pd.DataFrame, start: pd.Timestamp, task_runs: pd.DataFrame) ->
 
 
 def _looked_up(keys: pd.Series, times: pd.Series) -> pd.Series:
-    """Return the time of each of `keys` in `times`, by its index. (`Series.map` fails with times if there are none.)"""
+    """Return the time of each of `keys` in `times`, by its index, as `Series.map` does unless there are none."""
     return times.astype(_TIME).reindex(keys).set_axis(keys.index)
 
 
@@ -105,7 +106,7 @@ def from_task_runs(task_runs: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def lanes(
-    holds: pd.DataFrame, now: pd.Timestamp, dead: Collection[str] = (), lapse: pd.Timedelta = LAPSE["tag"]
+    holds: pd.DataFrame, now: pd.Timestamp, dead: Collection[str] = (), lapse: timedelta = LAPSE["tag"]
 ) -> pd.DataFrame:
     """Return LANES: HOLDS with the `slot` that each took, from 0 on, and whether it `leaked`.
 
@@ -125,7 +126,8 @@ def lanes(
     for row, begin in enumerate(since):
         while taken and taken[0][0] <= begin:
             heapq.heappush(free, slots[heapq.heappop(taken)[1]])
-        if taken and len(taken) >= limits[row] and over[(first := min(taken, key=lambda one: over[one[1]]))[1]] <= begin:
+        first = min(taken, key=lambda one: over[one[1]]) if len(taken) >= max(1, limits[row]) else None
+        if first and over[first[1]] <= begin:
             taken.remove(first)
             heapq.heapify(taken)
             until[first[1]] = begin

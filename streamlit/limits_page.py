@@ -57,6 +57,7 @@ def _limit(limit: dict[str, Any]) -> None:
         columns = st.columns([4, 1, 1], vertical_alignment="center")
         columns[0].markdown(
             f"**{plain(tag)}** · {limit['taken']} of {limit['limit']} slots taken, {limit['held']} held"
+            f" · [over time]({display.ledger_link(f'tag:{tag}')})"
         )
         if actions.allowed():
             if columns[1].button("Change", key=f"change {tag}", icon=":material/edit:"):

@@ -8,6 +8,7 @@ from display import errors_shown
 
 st.set_page_config("Monitor", page_icon=":material/monitor_heart:", layout="wide")
 with errors_shown():
+    import ledger_page
     import limits_page
     import live_page
     import run_page
@@ -20,6 +21,7 @@ with errors_shown():
             st.Page(runs_page.show, title="Runs", icon=":material/list:", url_path="runs", default=True),
             st.Page(run_page.show, title="One run", icon=":material/timeline:", url_path="run"),
             st.Page(limits_page.show, title="Limits", icon=":material/stacked_bar_chart:", url_path="limits"),
+            st.Page(ledger_page.show, title="Ledger", icon=":material/view_timeline:", url_path="ledger"),
             st.Page(start_page.show, title="Start", icon=":material/play_circle:", url_path="start"),
         ],
         position="top",

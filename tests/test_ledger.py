@@ -131,7 +131,7 @@ def test_task_runs_serve_where_events_are_missing() -> None:
 
 
 def day(runs: int) -> pd.DataFrame:
-    """Return the events of so many task runs in a day under a limit of 3, which is full all the time; one in 100 leaks."""
+    """Return the events of so many task runs in a day, in which all of 3 slots are taken; one in 100 leaks."""
     return ledger.events(
         [
             one
