@@ -5,6 +5,7 @@ from datetime import timedelta
 import display
 import ledger
 import ledger_charts
+import ledger_database
 import ledger_source
 import live_page
 import pandas as pd
@@ -18,7 +19,7 @@ MOST_LEAKS = 20  # that are named
 def show() -> None:
     """Draw the page for the limit and the time in the address bar."""
     loaded = st.session_state.get("ledger")
-    columns = st.columns([3, 2, 3], vertical_alignment="bottom")
+    columns = st.columns([3, 3, 2], vertical_alignment="bottom")
     name = columns[0].selectbox(
         "Limit",
         loaded.page.names if loaded else [],
@@ -48,7 +49,8 @@ def _body(page: ledger_source.Page) -> None:
     for sentence in _sentences(page, about):
         st.markdown(plain(sentence, 500))
     _leaks(lanes)
-    display.chart(ledger_charts.over_time(lanes, page.start, page.read_at, page.limit), "lanes")
+    seen = ledger_database.look(page)
+    display.chart(ledger_charts.over_time(lanes, page.start, page.read_at, page.limit, seen), "lanes")
     st.caption(plain(_source(page), 1000))
     display.save(lanes.drop(columns="hold_id"), "ledger.csv")
 
@@ -98,8 +100,8 @@ def _leaks(lanes: pd.DataFrame) -> None:
         of = f" of [{plain(leak['flow_run'] or 'its run', 60)}]({display.link(leak['flow_run_id'])})"
         st.error(
             f"Leaked: **{plain(leak['holder'], 80)}**{of if leak['flow_run_id'] else ''} took slot"
-            f" {leak['slot'] + 1} at {plain(_clock(leak['since']))} and never gave it back. The last sign of life is"
-            f" from {plain(_clock(leak['seen']))}.",
+            f" {leak['slot'] + 1} at {_clock(leak['since'])} and never gave it back. The last sign of life is"
+            f" from {_clock(leak['seen'])}.",
             icon=":material/water_drop:",
         )
     if len(leaks) > MOST_LEAKS:

@@ -1,11 +1,19 @@
 """The ledger of a limit: what it makes of events, and of real runs, of which one is killed."""
 
+import contextlib
 import time
 
 import ledger
 import pandas as pd
+import psycopg
 import pytest
+import sessions
+from streamlit.testing.v1 import AppTest
+from support.commands import FLOW, answer, run, start
+from support.labs import slots
+from support.waiting import eventually
 
+from flows import lab, limits, warehouse
 from flows.monitor import frames
 
 START = pd.Timestamp("2026-11-28 12:00:00Z")
@@ -159,3 +167,53 @@ def test_ten_times_the_task_runs_take_about_ten_times_as_long() -> None:
     shortest = [min(took(events) for _ in range(3)) for events in (few, many)]
     print(f"\n1,000 and 10,000 task runs a day: {1000 * shortest[0]:.0f} and {1000 * shortest[1]:.0f} ms")
     assert shortest[1] < 15 * shortest[0]
+
+
+def opened() -> AppTest:
+    """Return the page, opened by somebody new."""
+    page = AppTest.from_string("import ledger_page\nledger_page.show()", default_timeout=60).run()
+    assert not page.exception, page.exception
+    return page
+
+
+def texts(page: AppTest) -> str:
+    """Return all that the page says, once it is up to date."""
+    page.session_state.again = True
+    page.run()
+    assert not page.exception, page.exception
+    kinds = (page.success, page.warning, page.error, page.info, page.markdown, page.caption)
+    return " ".join(text.value for kind in kinds for text in kind).replace("\\", "")
+
+
+def test_sessions_past_prefect_and_refusals_are_named(app: AppTest, shared_lab: str) -> None:
+    page, began = opened(), pd.Timestamp.now("UTC")
+    assert "goes past Prefect" not in texts(page), "the kit's own sessions are none"
+    with contextlib.ExitStack() as stack:
+        for _ in range(limits.DEFAULT):
+            stack.enter_context(psycopg.connect(warehouse.url(), application_name="a colleague's script"))
+        with pytest.raises(psycopg.OperationalError, match="too many connections"):
+            psycopg.connect(warehouse.url())
+        stack.enter_context(psycopg.connect(lab.database("warehouse"), application_name="flows busiest_clerks"))
+        said = texts(page)
+    assert "**a colleague's script** goes past Prefect: 3 sessions of the role etl in the database, now" in said, said
+    assert "The database refused" in said and len(sessions.refusals(began) or []) == 1
+    after = texts(page)
+    assert "3 sessions of the role etl in the database, last seen at" in after and "busiest_clerks" not in after
+
+
+@pytest.mark.long
+def test_the_slots_of_a_run_that_was_killed_are_leaks_with_a_name(app: AppTest, shared_lab: str) -> None:
+    limits.ensure(limits.TAG, 3)
+    done = answer(run(FLOW, "--queries", "busiest_clerks,lines_per_order", "--json"))
+    assert done["state"] == "Completed"
+    holding = start("tests/hold.py", limits.TAG)
+    try:
+        eventually(lambda: slots() == 3)
+        page = opened()
+        eventually(lambda: "5 holds" in texts(page), 30)
+        assert "Leaked" not in texts(page) and "The limit held: at most 3 slots were taken at once" in texts(page)
+    finally:
+        holding.kill()
+        holding.communicate()
+    eventually(lambda: texts(page).count("Leaked: **hold-") == 3, 120)
+    assert texts(page).count("Leaked") == 3, "what ended well has not leaked"
