@@ -84,6 +84,10 @@ def holds(events: pd.DataFrame, start: pd.Timestamp, task_runs: pd.DataFrame) ->
     ends = released.assign(hold_id=named).dropna(subset="hold_id").groupby("hold_id")["time"].min()
     before = released[named.isna()].rename(columns={"event_id": "hold_id", "time": "until"}).assign(since=start)
     both = pd.concat([acquired.assign(until=_looked_up(acquired["hold_id"], ends)), before], ignore_index=True)
+    # Whose task run ended by itself has given its slot back, even if nobody has heard of that (yet).
+    well = task_runs[task_runs["state_type"].isin(["COMPLETED", "FAILED", "CANCELLED"])].set_index("task_run_id")
+    last = ~both.sort_values("since")["task_run_id"].duplicated("last") & both["until"].isna()
+    both["until"] = both["until"].fillna(_looked_up(both["task_run_id"], well["ended"]).where(last))
     signs = ordered.groupby("flow_run_id")["time"].max()
     both = both.assign(seen=both["until"].fillna(_looked_up(both["flow_run_id"], signs)).fillna(both["since"]))
     ended = _looked_up(both["task_run_id"], task_runs.set_index("task_run_id")["ended"])

@@ -12,8 +12,7 @@ import pandas as pd
 from flows import versions
 from flows.api import endpoints, rest
 from flows.api.rest import Request
-from flows.monitor import frames
-from flows.settings import CannotRun
+from flows.monitor import frames, pages
 
 MOST = 20_000  # events or task runs that are read
 _PAGE = 50  # of events, the most that the server gives at once
@@ -54,21 +53,21 @@ class Page:
     def lanes(self) -> pd.DataFrame:
         """LANES of the limit: a hold has leaked if the server has named its holder no more for a while."""
         dead = {hold for hold, since in self.missed.items() if self.read_at - since >= _SURE}
-        return ledger.lanes(_holds(self), self.read_at, dead, ledger.LAPSE["tag" if self.tag else "global"])
+        return ledger.lanes(_holds(self), self.read_at, dead, _lapse(self))
 
 
 def load(name: str | None, span: timedelta) -> Page:
     """Load the ledger of the limit `name`, the first one if it is None, over the `span` until now.
 
-    Raises CannotRun if the server has no such limit, or none at all.
+    Raises Gone if the server has no such limit, or none at all.
     """
     version, now = rest.send(endpoints.version()), pd.Timestamp.now("UTC")
     limits = _limits(version)
     if not limits:
-        raise CannotRun("The server has no limit yet, so nothing has slots. Add one on the page Limits.")
+        raise pages.Gone("The server has no limit yet, so nothing has slots. Add one on the page Limits.")
     chosen = name or next(iter(limits))
     if chosen not in limits:
-        raise CannotRun(f"The server has no limit {chosen!r}. It may have been deleted. It has: {', '.join(limits)}.")
+        raise pages.Gone(f"The server has no limit {chosen!r}. It may have been deleted. It has: {', '.join(limits)}.")
     empty = ledger.events([]), frames.task_runs([], now)
     page = Page(version, list(limits), chosen, span, now - span, now, 0, 0, (), None, *empty, {})
     start, events = _events(chosen, now - span, now, _PARTS) if versions.is_3(version) else (now - span, empty[0])
@@ -79,7 +78,7 @@ def refresh(page: Page) -> Page:
     """Return `page` as it is now."""
     now, limits = pd.Timestamp.now("UTC"), _limits(page.version)
     if page.name not in limits:
-        raise CannotRun(f"The limit {page.name!r} was deleted. Choose another one.")
+        raise pages.Gone(f"The limit {page.name!r} was deleted. Choose another one.")
     events = page.events
     if versions.is_3(page.version):
         _, new = _events(page.name, page.read_at - _LATE, now, 1)
@@ -103,8 +102,14 @@ def _updated(page: Page, limits: Mapping[str, Mapping[str, Any]]) -> Page:
         missing = unended[~unended["task_run_id"].isin(limit["holders"])]
     else:  # nobody knows the holders of a global limit, but how many there are: those that were seen last
         missing = unended.sort_values("seen", ascending=False)[limit["taken"] :]
-    missed = {hold: page.missed.get(hold, page.read_at) for hold in missing["hold_id"]}
+    # Whose last sign of life is older than any lease is not only on its way.
+    first = (missing["seen"] + _lapse(page)).clip(upper=page.read_at)
+    missed = {hold: page.missed.get(hold, since) for hold, since in zip(missing["hold_id"], first, strict=True)}
     return replace(page, source=source if len(holds) else None, missed=missed)
+
+
+def _lapse(page: Page) -> timedelta:
+    return ledger.LAPSE["tag" if page.tag else "global"]
 
 
 def _holds(page: Page) -> pd.DataFrame:
@@ -142,16 +147,16 @@ def _events(name: str, since: pd.Timestamp, until: pd.Timestamp, parts: int) -> 
     edges = list(pd.date_range(since, until, parts + 1))
     edges[-1] += timedelta(minutes=1)  # of a holder whose clock is ahead
     reads = [_read(name, *edges[part : part + 2]) for part in range(parts)]
-    pages, rows, first = rest.gather(reads), [], 0
-    totals = [page["total"] for page in pages]
+    answers, rows, first = rest.gather(reads), [], 0
+    totals = [answer["total"] for answer in answers]
     while sum(totals[first:]) > MOST and first < parts - 1:
         first += 1
-    pages = pages[first:]
-    while pages:
-        rows += [event for page in pages for event in page["events"] if _is_of(event, name)]
+    answers = answers[first:]
+    while answers:
+        rows += [event for answer in answers for event in answer["events"] if _is_of(event, name)]
         # The address of the next page is the server's own, which may be another one behind a gateway.
-        links = [page["next_page"].rpartition("?")[2] for page in pages if page["next_page"]]
-        pages = rest.gather([Request("GET", f"events/filter/next?{link}") for link in links])
+        links = [answer["next_page"].rpartition("?")[2] for answer in answers if answer["next_page"]]
+        answers = rest.gather([Request("GET", f"events/filter/next?{link}") for link in links])
     return edges[first], ledger.events(rows)
 
 
