@@ -48,6 +48,9 @@ def main() -> int:
             light.get_by_role("link", name="its run").first.wait_for()
             _shoot(light, "limits")
             flow.wait()
+            _open(light, f"{monitor}/ledger?limit=tag%3Adatabase")
+            light.locator("[aria-label^='A lane']").first.wait_for(state="attached")
+            _shoot(light, "ledger")
             newest = rest.send(endpoints.flow_runs(limit=1))[0]["id"]
             for page, name in ((light, "run"), (dark, "run-dark")):
                 page.set_viewport_size({"width": 1280, "height": 1140})  # down to the line against the limit

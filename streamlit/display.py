@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -62,3 +63,8 @@ def warn_of_unknown(parameter: str, known: Collection[str]) -> None:
 def link(flow_run_id: str) -> str:
     """Return the address of the page of a flow run, relative to any page: the app may be below a path of a proxy."""
     return f"run?id={flow_run_id}"
+
+
+def ledger_link(limit: str) -> str:
+    """Return the address of the ledger of a limit, by the name of its counter, relative as in `link`."""
+    return f"ledger?{urlencode({'limit': limit})}"

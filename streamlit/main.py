@@ -8,6 +8,7 @@ from display import errors_shown
 
 st.set_page_config("Monitor", page_icon=":material/monitor_heart:", layout="wide")
 with errors_shown():
+    import ledger_page
     import limits_page
     import live_page
     import login
@@ -23,6 +24,7 @@ with errors_shown():
             st.Page(run_page.show, title="One run", icon=":material/timeline:", url_path="run"),
             st.Page(limits_page.show, title="Limits", icon=":material/stacked_bar_chart:", url_path="limits"),
             st.Page(workers_page.show, title="Workers", icon=":material/engineering:", url_path="workers"),
+            st.Page(ledger_page.show, title="Ledger", icon=":material/view_timeline:", url_path="ledger"),
             st.Page(start_page.show, title="Start", icon=":material/play_circle:", url_path="start"),
         ],
         position="top",

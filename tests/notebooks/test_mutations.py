@@ -52,7 +52,7 @@ def test_what_the_learner_has_done_is_no_change(tmp_path: Path, monkeypatch: pyt
     assert not mutate_lessons.is_noticed("playground", notebook | {"cells": [end]}, unchanged)
 
 
-@pytest.mark.figures
+@pytest.mark.long
 @pytest.mark.weekly
 def test_a_change_is_noticed_if_it_makes_a_difference(lab_folder: Path) -> None:
     """The playground without its limit, and as it is."""
