@@ -9,6 +9,7 @@ import refresh
 import run_buttons
 import server_status
 import streamlit as st
+import what_if
 from texts import local, plain, zone
 
 from flows.api import endpoints, rest
@@ -69,6 +70,7 @@ def _timeline(page: pages.Run) -> None:
     display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
+    what_if.show(page, tag)
 
 
 def _tasks(page: pages.Run) -> None:
