@@ -59,9 +59,8 @@ def _limit(row: dict[str, Any]) -> None:
     with st.container(border=True, key=f"limit {key}"):
         columns = st.columns([4, 1, 1, 1], vertical_alignment="center")
         held = f", {row['held']} held" if not row["freed"] else f", {row['freed']:g} become free each second"
-        over_time = (
-            f"[over time]({display.ledger_link(key.removeprefix(MARK) if key.startswith(MARK) else f'tag:{key}')})"
-        )
+        name, kind = _named(row)
+        over_time = f"[over time]({display.ledger_link(f'tag:{name}' if kind == 'tag' else name)})"
         columns[0].markdown(f"**{label}** · {row['taken']} of {row['limit']} slots taken{held} · {over_time}")
         if actions.allowed():
             if columns[1].button("Change", key=f"change {key}", icon=":material/edit:"):

@@ -12,6 +12,7 @@ import related_runs
 import run_buttons
 import server_status
 import streamlit as st
+import what_if
 from texts import local, plain, zone
 
 from flows.api import endpoints, rest
@@ -78,6 +79,7 @@ def _timeline(page: refresh.Run) -> None:
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
     attempts.show(tasks, page.until)
+    what_if.show(page, tag)
 
 
 def _verdict(page: refresh.Run, steps: pd.DataFrame, limit: int | None) -> None:

@@ -28,7 +28,7 @@ COLOURS = {
 WIDTH = 640
 _CLOCK = "hours(datum.value) + minutes(datum.value) + seconds(datum.value) ? timeFormat(datum.value, '%H:%M')"
 _CLOCK += " : timeFormat(datum.value, '%d %b')"
-_MOST_LABELS = 60  # more rows have no room for their names
+MOST_LABELS = 60  # more rows have no room for their names
 
 
 def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.VConcatChart:
@@ -54,7 +54,7 @@ def states(counts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> alt.
 
 def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
     rows = _elapsed(task_runs)
-    few = len(rows) <= _MOST_LABELS
+    few = len(rows) <= MOST_LABELS
     axis = alt.Axis(labelLimit=220, ticks=False, domain=False) if few else None
     x = alt.X("submitted_at:Q").title("seconds since the first was submitted")
     y = alt.Y("label:N").sort(None).axis(axis).title(None)
