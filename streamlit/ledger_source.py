@@ -52,8 +52,9 @@ class Page:
     @cached_property
     def lanes(self) -> pd.DataFrame:
         """LANES of the limit: a hold has leaked if the server has named its holder no more for a while."""
-        dead = {hold for hold, since in self.missed.items() if self.read_at - since >= _SURE}
-        return ledger.lanes(_holds(self), self.read_at, dead, _lapse(self))
+        lanes = ledger.lanes(_holds(self), self.read_at, self.missed, _lapse(self))
+        unsure = [hold for hold, since in self.missed.items() if self.read_at - since < _SURE]
+        return lanes.assign(leaked=lanes["leaked"] & ~lanes["hold_id"].isin(unsure))
 
 
 def load(name: str | None, span: timedelta) -> Page:
