@@ -58,9 +58,7 @@ def slot(staging: Path) -> Generator[None]:
     """Hold a slot of the global limit, with the events of Prefect's own `concurrency`; none if interrupted before."""
     lost = functools.partial(files.replace, staging / "interrupted", LOST)
     with slots.held(limits.TAG, lambda: why(staging), lost) as taken, contextlib.ExitStack() as at_end:
-        for limit in (
-            taken["limits"] if isinstance(taken, dict) else []
-        ):  # on Prefect 3, else nothing shows who holds it
+        for limit in taken["limits"] if isinstance(taken, dict) else []:  # Prefect 2 does not name it
             resource = {"prefect.resource.id": f"prefect.concurrency-limit.{limit['id']}", "slots-acquired": "1"}
             resource |= {"prefect.resource.name": limit["name"], "limit": str(limit["limit"])}
             acquired = emit_event("prefect.concurrency-limit.acquired", resource)
