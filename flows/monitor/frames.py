@@ -112,18 +112,26 @@ def verdict(steps: pd.DataFrame, limit: int | None) -> str:
     return f"The limit was exceeded for {seconds:.1f} s in total: up to {most} ran at once, and only {allowed}."
 
 
-def held_by(task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
-    """Return LIMITS from an answer to `endpoints.taken_slots`; those of `task_runs` that have started hold them."""
-    # One that is between two attempts keeps its slot, and so counts as well.
-    running = task_runs[task_runs["started"].notna() & task_runs["ended"].isna()]
-    return _limits(answer, [(tag, run) for run in running.to_dict("records") for tag in run["tags"]])
+def held_by(task_runs: pd.DataFrame, answer: Rows, leases: Rows | None = None) -> pd.DataFrame:
+    """Return LIMITS from an answer to `endpoints.taken_slots`, sorted by tag, global limits last.
 
-
-def held_by_leases(leases: Rows, task_runs: pd.DataFrame, answer: Rows) -> pd.DataFrame:
-    """Return LIMITS as `held_by`, for those `task_runs` that `leases`, an answer to `endpoints.limits`, lists."""
-    by_id = {run["task_run_id"]: run for run in task_runs.to_dict("records")}
-    slots = [(limit["tag"], id_) for limit in leases for id_ in limit["active_slots"]]
-    return _limits(answer, [(tag, by_id.get(id_, {"task_run_id": id_})) for tag, id_ in slots])
+    The holders are those of `task_runs` that have started, or that `leases`, an answer to `endpoints.limits`, lists.
+    """
+    if leases is None:  # one that is between two attempts keeps its slot, and so counts as well
+        running = task_runs[task_runs["started"].notna() & task_runs["ended"].isna()]
+        holders = [(tag, run) for run in running.to_dict("records") for tag in run["tags"]]
+    else:
+        by_id = {run["task_run_id"]: run for run in task_runs.to_dict("records")}
+        slots = ((limit["tag"], id_) for limit in leases for id_ in limit["active_slots"])
+        holders = [(tag, by_id.get(id_, {"task_run_id": id_})) for tag, id_ in slots]
+    rows: list[dict[str, Any]] = []
+    for limit in (one for one in answer if one.get("active", True)):
+        tag = limit.get("tag") or f"{MARK}{limit['name']}".removeprefix(f"{MARK}tag:")
+        most, taken = limit.get("limit", limit.get("concurrency_limit")), limit["active_slots"]
+        row = {"tag": tag, "limit": most, "taken": taken if isinstance(taken, int) else len(taken)}
+        row["holders"] = [{key: run.get(key) for key in _HOLDER} for of, run in holders if of == tag]
+        rows.append(row | {"held": len(row["holders"]), "freed": limit.get("slot_decay_per_second", 0)})
+    return typed(sorted(rows, key=lambda row: (row["tag"].startswith(MARK), row["tag"])), LIMITS)
 
 
 def logs(answer: Rows) -> pd.DataFrame:
@@ -139,18 +147,6 @@ def logs(answer: Rows) -> pd.DataFrame:
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """Return those of `runs` (flow runs or task runs) that failed or crashed, the last one first."""
     return runs[runs["state_type"].isin(FAILED)].sort_values("ended", ascending=False)
-
-
-def _limits(answer: Rows, holders: Sequence[tuple[str, Mapping[Any, Any]]]) -> pd.DataFrame:
-    """Return LIMITS, sorted by tag, global limits last. `holders` are pairs of a tag and a run."""
-    rows: list[dict[str, Any]] = []
-    for limit in (one for one in answer if one.get("active", True)):
-        tag = limit.get("tag") or f"{MARK}{limit['name']}".removeprefix(f"{MARK}tag:")
-        most, taken = limit.get("limit", limit.get("concurrency_limit")), limit["active_slots"]
-        row = {"tag": tag, "limit": most, "taken": taken if isinstance(taken, int) else len(taken)}
-        row["holders"] = [{key: run.get(key) for key in _HOLDER} for of, run in holders if of == tag]
-        rows.append(row | {"held": len(row["holders"]), "freed": limit.get("slot_decay_per_second", 0)})
-    return typed(sorted(rows, key=lambda row: (row["tag"].startswith(MARK), row["tag"])), LIMITS)
 
 
 def named(tag: str) -> str:

@@ -123,7 +123,7 @@ def limits() -> pd.DataFrame:
     counters += [limit for limit in leases if f"tag:{limit['tag']}" not in counted]  # in Prefect 2, no tag is counted
     ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
     task_runs = frames.task_runs(rest.rows(endpoints.task_runs(ids=ids)) if ids else [], pd.Timestamp.now("UTC"))
-    return frames.held_by_leases(leases, task_runs, counters)
+    return frames.held_by(task_runs, counters, leases)
 
 
 def _first_due(runs: frames.Rows, flows: frames.Rows, now: pd.Timestamp) -> pd.Timestamp:
