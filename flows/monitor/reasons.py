@@ -56,8 +56,7 @@ def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | No
         return None
     full = limited[limited["taken"] >= limited["limit"]]
     if full.empty:
-        name = frames.named(limited["tag"].iloc[0])
-        return f"A slot of {name} is free: it starts when it asks again, if it is alive."
+        return f"A slot of {frames.named(limited['tag'].iloc[0])} is free: it starts once it asks, unless it is dead."
     limit = full.iloc[0]
     taken = f"{limit['taken']} of the {limit['limit']} slots of {frames.named(limit['tag'])} are taken"
     unexplained = limit["taken"] - limit["held"]
