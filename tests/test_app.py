@@ -48,7 +48,7 @@ def part(page: str) -> AppTest:
     )
 
 
-PARTS = ("runs_page", "run_page", "limits_page", "start_page", "rest_api_app")
+PARTS = ("runs_page", "run_page", "limits_page", "workers_page", "start_page", "rest_api_app")
 
 
 def test_no_server_at_all(app: AppTest, new_lab: Path) -> None:
