@@ -48,7 +48,9 @@ def part(page: str) -> AppTest:
     )
 
 
-PARTS = ("runs_page", "run_page", "limits_page", "ledger_page", "start_page", "rest_api_app")
+PARTS = (
+    "runs_page", "run_page", "limits_page", "ledger_page", "workers_page", "start_page", "rest_api_app",
+)  # fmt: skip
 
 
 def test_no_server_at_all(app: AppTest, new_lab: Path) -> None:

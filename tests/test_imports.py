@@ -109,7 +109,7 @@ def test_the_body_of_main_etl_is_under_30_lines() -> None:
 
 def test_the_package_is_thin() -> None:
     sizes = {file.relative_to(FLOWS): lines(file) for file in FLOWS.rglob("*.py")}
-    assert sum(sizes.values()) < 4010
+    assert sum(sizes.values()) < 4000
     assert sum(size for file, size in sizes.items() if file.parts[0] not in ROOMS) < 1300
     assert {str(file): size for file, size in sizes.items() if size > 210} == {}
 
