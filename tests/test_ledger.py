@@ -217,7 +217,7 @@ def test_the_slots_of_a_run_that_was_killed_are_leaks_with_a_name(app: AppTest, 
         """Return how many holds the page shows, and how many leaks by their names."""
         said = texts(page)
         found = re.search(r"(\d+) holds", said)
-        return int(found[1]) if found else 0, said.count("Leaked: **hold-")
+        return int(found[1]) if found else 0, said.count("**hold-")
 
     page = opened()
     holds, leaks = counted()
