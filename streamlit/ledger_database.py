@@ -52,8 +52,8 @@ def _say(samples: pd.DataFrame, refused: Sequence[pd.Timestamp] | None, page: le
         number = f"{other['sessions']} session{'s' if other['sessions'] > 1 else ''}"
         (st.warning if now else st.info)(
             f"**{plain(other['name'], 80)}** goes past Prefect: {number} of the role {plain(other['role'], 60)} in the"
-            f" database, {'now' if now else 'last seen at ' + _clock(other['last'])}. The limit does not count"
-            " them.",
+            f" database, {'now' if now else 'last seen at ' + _clock(other['last'])}. The limit does not"
+            f" count {'it' if other['sessions'] == 1 else 'them'}.",
             icon=":material/directions_run:",
         )
     if refused:

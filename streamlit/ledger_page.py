@@ -13,7 +13,7 @@ import streamlit as st
 from texts import plain, zone
 
 SPANS = {"1 hour": timedelta(hours=1), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
-MOST_LEAKS = 20  # that are named
+MOST_LEAKS = 10  # runs whose leaks are named, and names of each
 
 
 def show() -> None:
@@ -95,17 +95,26 @@ def _sentences(page: ledger_source.Page, about: ledger.Figures) -> list[str]:
 
 
 def _leaks(lanes: pd.DataFrame) -> None:
-    leaks = lanes[lanes["leaked"]].sort_values("since", ascending=False)
-    for leak in leaks.head(MOST_LEAKS).to_dict("records"):
-        of = f" of [{plain(leak['flow_run'] or 'its run', 60)}]({display.link(leak['flow_run_id'])})"
-        st.error(
-            f"Leaked: **{plain(leak['holder'], 80)}**{of if leak['flow_run_id'] else ''} took slot"
-            f" {leak['slot'] + 1} at {_clock(leak['since'])} and never gave it back. The last sign of life is"
-            f" from {_clock(leak['seen'])}.",
-            icon=":material/water_drop:",
+    """Name the holders of leaked slots, a line for each flow run, the latest first."""
+    leaks = lanes[lanes["leaked"]].sort_values("since")
+    if leaks.empty:
+        return
+    lines = []
+    for run, of_run in leaks.groupby(leaks["flow_run_id"].fillna(""), sort=False):
+        names = ", ".join(f"**{plain(name, 80)}**" for name in of_run["holder"].head(MOST_LEAKS))
+        flow_run = (
+            f" of [{plain(of_run['flow_run'].iloc[0] or 'its run', 60)}]({display.link(str(run))})" if run else ""
         )
-    if len(leaks) > MOST_LEAKS:
-        st.caption(f"And {len(leaks) - MOST_LEAKS} more leaks, in the chart and in the CSV file.")
+        last = _clock(of_run["seen"].max())
+        lines.append(f"- {names}{flow_run}, since {_clock(of_run['since'].min())}; last sign of life {last}")
+    number = f"{len(leaks)} slots" if len(leaks) > 1 else "A slot"
+    st.error(
+        f"{number} leaked: taken, never given back, and the server no longer names the holder.\n"
+        + "\n".join(lines[: -MOST_LEAKS - 1 : -1]),
+        icon=":material/water_drop:",
+    )
+    if len(lines) > MOST_LEAKS:
+        st.caption(f"And leaks of {len(lines) - MOST_LEAKS} more runs, in the chart and in the CSV file.")
 
 
 def _source(page: ledger_source.Page) -> str:

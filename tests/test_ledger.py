@@ -217,7 +217,7 @@ def test_the_slots_of_a_run_that_was_killed_are_leaks_with_a_name(app: AppTest, 
         """Return how many holds the page shows, and how many leaks by their names."""
         said = texts(page)
         found = re.search(r"(\d+) holds", said)
-        return int(found[1]) if found else 0, said.count("Leaked: **hold-")
+        return int(found[1]) if found else 0, said.count("**hold-")
 
     page = opened()
     holds, leaks = counted()
@@ -283,7 +283,7 @@ def test_the_ledger_agrees_with_postgresql(app: AppTest, shared_lab: str) -> Non
     seconds = pd.date_range(began.ceil("s"), end.floor("s"), freq="s")
     seen = pd.Series(watch.sessions).groupby(lambda time: time.floor("s")).mean().reindex(seconds[:-1])
     steps = ledger.taken(watch.page.lanes, watch.page.start, watch.page.read_at, alive=True)
-    tenths = pd.DataFrame({"time": pd.date_range(seconds[0], seconds[-1], freq="20ms")})
+    tenths = pd.DataFrame({"time": pd.date_range(seconds[0], seconds[-1], freq="20ms").as_unit("ns")})
     given = pd.merge_asof(tenths, steps, on="time").groupby(tenths["time"].dt.floor("s"))["running"].mean()
     difference = (given.astype(float).reindex(seen.index) - seen).abs()
     agreed, took = float((difference <= 0.5).mean()), [watch.named[one] - died[one] for one in died]
