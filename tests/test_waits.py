@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import waits
+from streamlit.testing.v1 import AppTest
 
 from flows import limits, prefect_flow, settings, warehouse
 from flows.api import endpoints, rest
@@ -145,3 +146,23 @@ def test_ranges_hold_about_four_of_five_waits(shared_lab: str) -> None:
     (settings.PROJECT / "docs" / "figures" / "waits.json").write_text(json.dumps(figures, indent=2) + "\n")
     assert len(chosen) == 200
     assert abs(figures["held_percent"] - HELD) <= 15, "on a busy machine, waits are not like those of the past"
+
+
+def test_a_waiting_task_run_has_its_range_on_the_first_page(app: AppTest, shared_lab: str) -> None:
+    """One of a name that took 1 s before waits for the only slot, for which the holder has just begun."""
+    flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
+    flow_run = rest.call("POST", "flow_runs/", {"flow_id": flow, "state": {"type": "RUNNING"}})["id"]
+    limits.ensure("ranged", 1)
+    expected_starts._past.clear()
+    try:
+        for key, states in {"ended": ("RUNNING", "COMPLETED"), "runs": ("RUNNING",), "waits": ("PENDING",)}.items():
+            one = {"flow_run_id": flow_run, "name": key, "task_key": "a", "dynamic_key": key, "tags": ["ranged"]}
+            task_run = rest.call("POST", "task_runs/", one)["id"]
+            for state in states:
+                rest.send(endpoints.set_state(task_run, state, state.title(), force=True, of="task_runs"))
+        app.run()
+        shown = app.dataframe[0].value.set_index("name")["starts"]
+        assert not app.exception and shown["waits"] and not shown["runs"]
+    finally:
+        rest.call("DELETE", f"flow_runs/{flow_run}")
+        rest.call("DELETE", "concurrency_limits/tag/ranged")
