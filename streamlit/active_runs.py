@@ -3,6 +3,7 @@
 from typing import Any
 
 import display
+import expected_starts
 import global_slots
 import pandas as pd
 import streamlit as st
@@ -23,7 +24,7 @@ def show_runs(page: pages.Overview) -> None:
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
     shown = rows.assign(open=rows["flow_run_id"].map(display.link))
-    shown = shown[["name", "state", "flow_run", "seconds", "open", "why"]]
+    shown = shown[["name", "state", "flow_run", "seconds", "starts", "open", "why"]]
     display.table(
         display.coloured(shown, rows["state_type"]),
         hide_index=True,
@@ -33,6 +34,7 @@ def show_runs(page: pages.Overview) -> None:
             "state": st.column_config.TextColumn(width="small"),
             "flow_run": st.column_config.TextColumn("of the flow run", width="small"),
             "seconds": st.column_config.NumberColumn("for (s)", format="%.0f", width="small"),
+            "starts": st.column_config.TextColumn("starts in about", width="small"),
             "open": st.column_config.LinkColumn("", display_text="open", width="small"),
             "why": st.column_config.TextColumn("why it waits", width="large"),
         },
@@ -46,14 +48,15 @@ def _rows(page: pages.Overview) -> pd.DataFrame:
     without_tasks = ~page.flow_runs["flow_run_id"].isin(page.task_runs["flow_run_id"])
     running = states.isin(["RUNNING", "CANCELLING"]) & without_tasks
     flow_runs = page.flow_runs[states.isin(["SCHEDULED", "PENDING", "PAUSED"]) | running]
-    columns = ["name", "state", "state_type", "why", "seconds", "flow_run_id"]
+    columns = ["name", "state", "state_type", "starts", "why", "seconds", "flow_run_id"]
+    starts = expected_starts.texts(page.task_runs, page.limits, page.read_at, of_all_runs=True)
     rows = pd.concat(
         [
             runs.assign(
                 why=[_why(run, page) for _, run in runs.iterrows()],
                 seconds=runs["ran_seconds"].fillna(runs["waited_seconds"]),  # that it has run, or else waited
             )[columns]
-            for runs in (page.task_runs, flow_runs)
+            for runs in (page.task_runs.assign(starts=starts), flow_runs.assign(starts=""))
         ],
         ignore_index=True,
     )

@@ -4,12 +4,14 @@ import actions
 import attempts
 import bar_charts
 import display
+import expected_starts
 import global_slots
 import live_page
 import pandas as pd
 import refresh
 import related_runs
 import run_buttons
+import saved_run
 import server_status
 import streamlit as st
 import what_if
@@ -75,7 +77,9 @@ def _timeline(page: refresh.Run) -> None:
     steps = frames.concurrency(in_slots, page.until)
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
     _verdict(page, steps, limit)
-    display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
+    drawn = charts.run(tasks, steps, limit)
+    display.chart(drawn, "timeline", stretch=False)
+    saved_run.offer(page, frames.verdict(steps, limit), drawn)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
     attempts.show(tasks, page.until)
@@ -116,6 +120,9 @@ def _tasks(page: pages.Run) -> None:
             "why": [_why(row, page) for _, row in tasks.iterrows()] if len(tasks) <= 500 else tasks["message"],
         }
     )
+    starts = expected_starts.texts(tasks, page.limits, page.read_at, of_all_runs=False)
+    if starts.any():
+        shown.insert(2, "starts", starts)
     display.table(
         display.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
         hide_index=True,
@@ -123,6 +130,7 @@ def _tasks(page: pages.Run) -> None:
         column_config={
             "task run": st.column_config.TextColumn(width="medium"),
             "state": st.column_config.TextColumn(width="small"),
+            "starts": st.column_config.TextColumn("starts in about", width="small"),
             "waited": st.column_config.NumberColumn("waited (s)", format="%.1f", width="small"),
             "ran": st.column_config.NumberColumn("ran (s)", format="%.1f", width="small"),
             "attempts": st.column_config.NumberColumn(width="small"),
