@@ -26,7 +26,7 @@ from flows import cli, settings
 from flows.settings import CannotRun
 
 GROUPS = ("prefect3", "prefect2")
-SHOWN = ("prefect", "fastapi", "griffe", "pydantic", "sqlalchemy", "streamlit", "typer", "uvicorn")
+SHOWN = ("prefect", "fastapi", "griffe", "jupyterlab", "pydantic", "sqlalchemy", "streamlit", "typer", "uvicorn")
 VERSIONS = """
 import importlib.metadata, json, sys
 installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
@@ -110,6 +110,7 @@ def attempt(group: str, without: str | None) -> Trial:
         file.write_text(loosened(file.read_text(), without))
         python = str(copy / ".venv" / "bin" / "python")
         queries = "busiest_clerks,days_between_orders,lines_per_order"
+        lesson = ("notebooks/playground.ipynb", str(copy / "executed.ipynb"), "-p", "chosen", "3")
         of_app = "on_a_server or cancelled or read_only_holds"  # the ones that the Streamlit of either group can run
         steps = {
             "install": _sync(group),
@@ -118,6 +119,7 @@ def attempt(group: str, without: str | None) -> Trial:
             "limit": [python, "scripts/setup_concurrency_limit.py", "--reset"],
             "authentication": [python, "scripts/test_prefect_auth.py"],
             "deploy": [python, "-c", DEPLOY, str(copy / ".venv/bin/prefect")],
+            "lesson": [python, "-m", "papermill", "--cwd", "notebooks", *lesson],
             "tests": [python, "-m", "pytest", "-q", "tests/test_app.py", "-k", of_app],
         }
         try:

@@ -16,7 +16,9 @@ from flows.api import server
 
 PROJECT = settings.PROJECT
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-PROGRAMS = "bash|cp|curl|dask|docker|export|for|jupyter|mkdir|papermill|pip|prefect|pytest|python|streamlit|sudo|uv|\\."
+PROGRAMS = (
+    "bash|cp|curl|dask|docker|export|for|git|jupyter|mkdir|papermill|pip|prefect|pytest|python|streamlit|sudo|uv|\\."
+)
 
 # The last test runs these, as the documents show them, on a lab. `localhost:4200` becomes the lab's address.
 HERE = [
@@ -80,6 +82,7 @@ NOT_RUN = {
     "export UV_EXCLUDE_NEWER": "is for an index that gives no dates",
     ". ": "only activates an environment",
     "for n in": "is a loop of the main job, as above",
+    "git clone": "names an example",
     "mkdir": "makes a folder",
     "pip": "installs uv, which is there already",
     "sudo apt-get": "installs a Debian package, as .ci/run does",

@@ -42,12 +42,10 @@ def why(
     if "task_run_id" not in run:
         taken = f"A worker has taken it and is starting it. {poll or ''}".strip()
         return taken if run["work_pool"] else "It is starting."
-    return _for_inputs(run, task_runs) or _for_slots(run, limits, complete) or "It is starting."
-
-
-def _for_inputs(run: pd.Series, task_runs: pd.DataFrame) -> str | None:
     ahead = task_runs[task_runs["task_run_id"].isin(run["upstream"]) & ~task_runs["state_type"].isin(FINAL)]
-    return f"It needs the result of {_listed(ahead['name'])}." if len(ahead) else None
+    if len(ahead):
+        return f"It needs the result of {_listed(ahead['name'])}."
+    return _for_slots(run, limits, complete) or "It is starting."
 
 
 def _for_slots(run: pd.Series, limits: pd.DataFrame, complete: bool) -> str | None:
