@@ -11,6 +11,7 @@ from flows.api.rest import Request
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # the types of the states in which a run has ended
 FAILED = ("FAILED", "CRASHED")  # those of them in which it has failed
+_AHEAD = timedelta(minutes=1)  # how far the server's clock may be
 Kind = Literal["flows", "flow_runs", "task_runs", "work_pools", "concurrency_limits/tag", "v2/concurrency_limits"]
 
 
@@ -54,14 +55,14 @@ def flow_runs(
     due = {"after_": since and since.isoformat()}
     if not future and not {"SCHEDULED", "Scheduled"} & set(state):
         # A deployment with a schedule has up to a hundred runs in the future, which would hide today's.
-        due["before_"] = _soon().isoformat()
+        due["before_"] = (datetime.now(timezone.utc) + _AHEAD).isoformat()
     those = {"expected_start_time": due, "state": _in_state(state), "tags": {"all_": tag and [tag]}}
     return _filter("flow_runs", sort, limit, flows=_named(flow), flow_runs=those | {"name": {"like_": text}})
 
 
 def history(*, start: datetime, **chosen: Any) -> Request:
     """POST /flow_runs/history: how many flow runs, `chosen` as in `flow_runs`, were due in each 60th since `start`."""
-    end = _soon()
+    end = datetime.now(timezone.utc) + _AHEAD
     seconds = max(1.0, (end - start).total_seconds() / 60)
     times = {"history_start": start.isoformat(), "history_end": end.isoformat(), "history_interval_seconds": seconds}
     return Request("POST", "flow_runs/history", _selection(flow_runs(since=start, **chosen)) | times)
@@ -194,8 +195,3 @@ def _in_state(states: Sequence[str]) -> dict[str, Any]:
     types = [state for state in states if state.isupper()]
     names = [state for state in states if not state.isupper()]
     return {"type": _any(types or None), "name": _any(names or None), "operator": "or_" if types and names else None}
-
-
-def _soon() -> datetime:
-    """Return the time in a minute, for a server whose clock is ahead."""
-    return datetime.now(timezone.utc) + timedelta(minutes=1)
