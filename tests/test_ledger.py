@@ -292,5 +292,5 @@ def test_the_ledger_agrees_with_postgresql(app: AppTest, shared_lab: str) -> Non
     print(pd.DataFrame({"given": given, "seen": seen}).loc[difference.index[difference > 0.5]].round(2).to_string())
     leaked = set(watch.page.lanes.loc[watch.page.lanes["leaked"], "task_run_id"]) - before
     assert leaked == died.keys() and max(took) <= 90
-    # A query connects after its slot was given and closes before it is given back: on a busy machine, a part of a second.
+    # A query connects after its slot was given, and closes before that: a part of a second on a busy machine.
     assert agreed >= 0.8
