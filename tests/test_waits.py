@@ -153,7 +153,6 @@ def test_a_waiting_task_run_has_its_range_on_the_first_page(app: AppTest, shared
     flow = rest.call("POST", "flows/", {"name": "made by a test"})["id"]
     flow_run = rest.call("POST", "flow_runs/", {"flow_id": flow, "state": {"type": "RUNNING"}})["id"]
     limits.ensure("ranged", 1)
-    expected_starts._past.clear()
     try:
         for key, states in {"ended": ("RUNNING", "COMPLETED"), "runs": ("RUNNING",), "waits": ("PENDING",)}.items():
             one = {"flow_run_id": flow_run, "name": key, "task_key": "a", "dynamic_key": key, "tags": ["ranged"]}
