@@ -1,6 +1,7 @@
 """The middle of the first page: what runs now, what waits and why, and the limits with their holders."""
 
 import display
+import expected_starts
 import pandas as pd
 import streamlit as st
 from texts import plain, zone
@@ -19,7 +20,7 @@ def show_runs(page: pages.Overview) -> None:
         return
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
-    shown = rows.assign(open=rows["flow_run_id"].map(display.link))[["name", "state", "why", "open"]]
+    shown = rows.assign(open=rows["flow_run_id"].map(display.link))[["name", "state", "starts", "why", "open"]]
     display.table(
         display.coloured(shown, rows["state_type"]),
         hide_index=True,
@@ -27,6 +28,7 @@ def show_runs(page: pages.Overview) -> None:
         column_config={
             "name": st.column_config.TextColumn("run", width="medium"),
             "state": st.column_config.TextColumn(width="small"),
+            "starts": st.column_config.TextColumn("starts in about", width="small"),
             "why": st.column_config.TextColumn("why it waits", width="large"),
             "open": st.column_config.LinkColumn("", display_text="open", width="small"),
         },
@@ -40,12 +42,13 @@ def _rows(page: pages.Overview) -> pd.DataFrame:
     without_tasks = ~page.flow_runs["flow_run_id"].isin(page.task_runs["flow_run_id"])
     running = states.isin(["RUNNING", "CANCELLING"]) & without_tasks
     flow_runs = page.flow_runs[states.isin(["SCHEDULED", "PENDING", "PAUSED"]) | running]
+    starts = expected_starts.texts(page.task_runs, page.limits, page.read_at, of_all_runs=True)
     rows = pd.concat(
         [
             runs.assign(why=[_why(run, page) for _, run in runs.iterrows()])[
-                ["name", "state", "state_type", "why", "flow_run_id"]
+                ["name", "state", "state_type", "starts", "why", "flow_run_id"]
             ]
-            for runs in (page.task_runs, flow_runs)
+            for runs in (page.task_runs.assign(starts=starts), flow_runs.assign(starts=""))
         ]
     )
     return rows.sort_values("state_type", key=lambda kinds: kinds != "RUNNING", kind="stable").reset_index(drop=True)

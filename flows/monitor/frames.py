@@ -90,7 +90,7 @@ def concurrency(task_runs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
 
 def tagged(task_runs: pd.DataFrame, tag: str) -> pd.DataFrame:
     """Return those of `task_runs` that have the tag `tag`."""
-    return task_runs[[tag in tags for tags in task_runs["tags"]]]
+    return task_runs[task_runs["tags"].map(lambda tags: tag in tags).astype(bool)]
 
 
 def peak(steps: pd.DataFrame) -> int:
