@@ -3,10 +3,12 @@
 import actions
 import bar_charts
 import display
+import expected_starts
 import live_page
 import pandas as pd
 import refresh
 import run_buttons
+import saved_run
 import server_status
 import streamlit as st
 import what_if
@@ -67,7 +69,9 @@ def _timeline(page: pages.Run) -> None:
         st.warning(f"{verdict} This compares with the limit as it is now; it may have been different then.")
     else:
         (st.success if limit else st.info)(verdict, icon=":material/rule:")
-    display.chart(charts.run(tasks, steps, limit), "timeline", stretch=False)
+    drawn = charts.run(tasks, steps, limit)
+    display.chart(drawn, "timeline", stretch=False)
+    saved_run.offer(page, frames.verdict(steps, limit), drawn)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")
     what_if.show(page, tag)
@@ -86,6 +90,9 @@ def _tasks(page: pages.Run) -> None:
             "why": [_why(row, page) for _, row in tasks.iterrows()] if len(tasks) <= 500 else tasks["message"],
         }
     )
+    starts = expected_starts.texts(tasks, page.limits, page.read_at, of_all_runs=False)
+    if starts.any():
+        shown.insert(2, "starts", starts)
     display.table(
         display.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
         hide_index=True,
@@ -93,6 +100,7 @@ def _tasks(page: pages.Run) -> None:
         column_config={
             "task run": st.column_config.TextColumn(width="medium"),
             "state": st.column_config.TextColumn(width="small"),
+            "starts": st.column_config.TextColumn("starts in about", width="small"),
             "waited": st.column_config.NumberColumn("waited (s)", format="%.1f", width="small"),
             "ran": st.column_config.NumberColumn("ran (s)", format="%.1f", width="small"),
             "attempts": st.column_config.NumberColumn(width="small"),

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -18,6 +18,7 @@ import openapi
 import psutil
 import psycopg
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.commands import FLOW, answer, run, start
 from support.labs import kill
@@ -436,6 +437,41 @@ def test_odd_names_are_shown_as_they_are(shared_lab: str, serve, page: Page) -> 
         assert page.title() != "owned" and page.locator("img[src=x]").count() == 0, kind
     page.goto(f"{serve('main.py')}/run?id=00000000-0000-4000-8000-000000000009")
     expect(page.get_by_text("has no flow run")).to_be_visible()
+
+
+def test_a_run_is_taken_away_as_a_file_that_needs_no_network(
+    shared_lab: str, serve, page: Page, browser: Browser, tmp_path: Path
+) -> None:
+    """With names and log lines that would end the file's scripts, or begin their own."""
+    evil = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
+    flow_run = create_run(evil, "COMPLETED")
+    for number, name in enumerate(("<script>", "<!--<script>", evil)):
+        one = {"flow_run_id": flow_run, "name": name, "task_key": "a", "dynamic_key": str(number), "tags": ["database"]}
+        task_run = rest.call("POST", "task_runs/", one)["id"]
+        for state in ("RUNNING", "COMPLETED"):
+            body = {"state": {"type": state, "message": evil}, "force": True}
+            rest.call("POST", f"task_runs/{task_run}/set_state", body)
+    now = datetime.now(timezone.utc).isoformat()
+    line = {"name": "a", "level": 20, "message": evil, "timestamp": now, "flow_run_id": flow_run}
+    httpx.post(f"{shared_lab}/logs/", json=[line]).raise_for_status()
+    page.goto(f"{serve('main.py')}/run?id={flow_run}")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as HTML").click()
+    download.value.save_as(tmp_path / "run.html")
+    context = browser.new_context(offline=True)
+    saved, asked = context.new_page(), []
+    saved.on("request", lambda request: asked.append(request.url))
+    saved.on("pageerror", lambda error: asked.append(str(error)))
+    saved.goto((tmp_path / "run.html").as_uri())
+    expect(saved.locator("#chart svg")).to_be_visible()
+    expect(saved.locator("[aria-label^='Timeline of 3 task runs']").first).to_be_attached()
+    assert asked == [(tmp_path / "run.html").as_uri()], "one file, and no mistake in its scripts"
+    assert saved.title() == f"{evil} · made by a test" and saved.locator("img").count() == 0
+    expect(saved.get_by_role("heading", name="Task runs")).to_be_visible()
+    assert saved.locator("td").filter(has_text=evil).count() == 5, "three messages, a name and a log line"
+    expect(saved.get_by_text("3 task runs, in the order of their submission")).to_be_visible()
+    assert Axe().run(saved).response["violations"] == []
+    context.close()
 
 
 def test_read_only_takes_every_means_to_change_away(shared_lab: str, serve, page: Page) -> None:
