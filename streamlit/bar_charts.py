@@ -41,7 +41,7 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
     limit = alt.Chart(rows).mark_tick(color=COLOURS["FAILED"], thickness=3, size=36).encode(x="limit:Q", y=y)
     parts = [
         f"{row['tag']} has {row['taken']} of {row['limit']} slots taken, {row['held']} held"
-        for row in rows.to_dict("records")
-    ]
+        for row in rows.head(5).to_dict("records")
+    ] + [f"and {len(rows) - 5} more limits"] * (len(rows) > 5)
     description = "; ".join(parts) + "." if parts else "There is no limit."
     return styled(alt.layer(bars, limit).properties(width=WIDTH, height=alt.Step(20), description=description))

@@ -120,9 +120,9 @@ def _left(seconds: np.ndarray, age: float, paces: np.ndarray, rng: np.random.Gen
     return np.where(left > 0, left, age * rng.random(DRAWS))  # none took longer: nobody knows
 
 
-def _seconds(known: Past, name: str) -> np.ndarray:
+def _seconds(known: Past, name: str | None) -> np.ndarray:
     """Return the durations of those with this name, which has an ending until it starts; of all of them if none had."""
-    return known.seconds.get(name, known.seconds.get(name.rpartition("-")[0], known.every))
+    return known.seconds.get(name, known.seconds.get(str(name).rpartition("-")[0], known.every))
 
 
 def _handovers(ran: pd.DataFrame) -> pd.Series:

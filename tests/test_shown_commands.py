@@ -60,6 +60,7 @@ ELSEWHERE = {
     "python scripts/lab.py": ("tests/test_lab.py", "run(LAB"),
     "python scripts/lab.py up --auth": ("tests/test_gateway.py", "--auth"),
     "python scripts/learn.py": ("tests/notebooks/test_copies.py", "scripts/learn.py"),
+    "python scripts/metrics.py": ("tests/test_metrics.py", "scripts/metrics.py"),
     "python scripts/new_lesson.py": ("tests/test_contributing.py", "new_lesson.py"),
     "python scripts/retention.py": ("tests/test_retention.py", "run(RETENTION"),
     "python scripts/setup_concurrency_limit.py": ("tests/test_limits.py", "run(LIMIT"),

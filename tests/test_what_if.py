@@ -88,6 +88,6 @@ def test_a_finished_run_is_replayed_under_the_chosen_limit(app: AppTest, shared_
         rest.call("POST", f"flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
         app.session_state.again = True
         app.run()
-        assert not app.exception and not app.toggle, "a run that goes on cannot be replayed"
+        assert not app.exception and not app.slider, "a run that goes on cannot be replayed"
     finally:
         fill.empty(database)
