@@ -99,8 +99,8 @@ def test_the_page_of_workers_says_which_are_alive(app: AppTest, shared_lab: str)
         served = tables[-1].set_index("deployment").loc["served by a test/one"]
         assert list(served) == ["not served", "never"]
     finally:
-        rest.call("DELETE", f"work_pools/{pool}")
-        rest.call("DELETE", f"deployments/{deployment}")
+        for made in (f"work_pools/{pool}", f"deployments/{deployment}", f"flows/{flow}"):
+            rest.call("DELETE", made)
 
 
 def test_an_attempt_ends_with_the_next_state() -> None:
