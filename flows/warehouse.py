@@ -88,7 +88,7 @@ def prepared(scale: float = SCALE) -> Generator[None]:
 def connect(address: str) -> psycopg.Connection:
     """Return a connection to the database at `address`. Raises CannotRun, without the address, if there is none."""
     try:
-        return psycopg.connect(address, connect_timeout=10, application_name="flows")
+        return psycopg.connect(address, connect_timeout=10, fallback_application_name="flows")
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CannotRun(f"The warehouse cannot be reached: {reason}. Check WAREHOUSE_URL.") from None

@@ -44,6 +44,7 @@ def _body(page: ledger_source.Page) -> None:
     st.markdown(f"##### {plain(page.tag or page.name)} · {'tag' if page.tag else 'global limit'}")
     if page.source is None:
         st.info(_nothing(page), icon=":material/info:")
+        ledger_database.look(page)  # somebody may go past Prefect all the same
         return
     _verdict(page, about)
     for sentence in _sentences(page, about):
