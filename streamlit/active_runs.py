@@ -24,7 +24,7 @@ def show_runs(page: pages.Overview) -> None:
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
     shown = rows.assign(open=rows["flow_run_id"].map(display.link))
-    shown = shown[["name", "state", "flow_run", "seconds", "starts", "open", "why"]]
+    shown = shown[["name", "state", "starts", "open", "seconds", "flow_run", "why"]]
     display.table(
         display.coloured(shown, rows["state_type"]),
         hide_index=True,
@@ -34,7 +34,7 @@ def show_runs(page: pages.Overview) -> None:
             "state": st.column_config.TextColumn(width="small"),
             "flow_run": st.column_config.TextColumn("of the flow run", width="small"),
             "seconds": st.column_config.NumberColumn("for (s)", format="%.0f", width="small"),
-            "starts": st.column_config.TextColumn("starts in about", width="small"),
+            "starts": st.column_config.TextColumn("starts in", width="small", help="About, from past durations."),
             "open": st.column_config.LinkColumn("", display_text="open", width="small"),
             "why": st.column_config.TextColumn("why it waits", width="large"),
         },

@@ -13,6 +13,7 @@ import streamlit as st
 from texts import plain, zone
 
 SPANS = {"1 hour": timedelta(hours=1), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
+MARGIN = timedelta(seconds=10)
 MOST_LEAKS = 10  # runs whose leaks are named, and names of each
 
 
@@ -51,7 +52,8 @@ def _body(page: ledger_source.Page) -> None:
         st.markdown(plain(sentence, 500))
     _leaks(lanes)
     seen = ledger_database.look(page)
-    display.chart(ledger_charts.over_time(lanes, page.start, page.read_at, page.limit, seen), "lanes")
+    began = max(page.start, lanes["since"].min() - MARGIN)  # what is empty before is not drawn
+    display.chart(ledger_charts.over_time(lanes, began, page.read_at, page.limit, seen), "lanes")
     st.caption(plain(_source(page), 1000))
     display.save(lanes.drop(columns="hold_id"), "ledger.csv")
 

@@ -57,7 +57,7 @@ def _add() -> None:
 def _limit(row: dict[str, Any]) -> None:
     key, label = row["tag"], plain(global_slots.label(row["tag"], row["freed"]), 60)
     with st.container(border=True, key=f"limit {key}"):
-        columns = st.columns([4, 1, 1, 1], vertical_alignment="center")
+        columns = st.columns([3, 1, 1.3, 1], vertical_alignment="center")
         held = f", {row['held']} held" if not row["freed"] else f", {row['freed']:g} become free each second"
         name, kind = _named(row)
         over_time = f"[over time]({display.ledger_link(f'tag:{name}' if kind == 'tag' else name)})"

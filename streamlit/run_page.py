@@ -130,7 +130,7 @@ def _tasks(page: pages.Run) -> None:
         column_config={
             "task run": st.column_config.TextColumn(width="medium"),
             "state": st.column_config.TextColumn(width="small"),
-            "starts": st.column_config.TextColumn("starts in about", width="small"),
+            "starts": st.column_config.TextColumn("starts in", width="small", help="About, from past durations."),
             "waited": st.column_config.NumberColumn("waited (s)", format="%.1f", width="small"),
             "ran": st.column_config.NumberColumn("ran (s)", format="%.1f", width="small"),
             "attempts": st.column_config.NumberColumn(width="small"),

@@ -1,0 +1,28 @@
+"""The lessons as pages that anybody can read: exported with their stored outputs."""
+
+from pathlib import Path
+
+import nbconvert
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+from support.notebooks import NAMES, read
+
+# What nbconvert's own template colours, and no lesson can change: the numbers of the cells, the code, and links.
+WHOSE = {"exclude": [[".jp-InputPrompt"], [".jp-OutputPrompt"], [".highlight"]]}
+RULES = {"rules": {"link-in-text-block": {"enabled": False}}}
+
+
+@pytest.mark.long
+def test_an_exported_lesson_is_accessible(browser: Browser, tmp_path: Path) -> None:
+    found, page = [], browser.new_page()
+    for name in NAMES:
+        html, _ = nbconvert.HTMLExporter().from_notebook_node(read(name))
+        file = tmp_path / f"{name}.html"
+        file.write_text(html)
+        page.goto(file.as_uri())
+        for broken in Axe().run(page, context=WHOSE, options=RULES).response["violations"]:
+            if broken["impact"] in ("serious", "critical"):
+                found.append((name, broken["id"], [node["html"][:150] for node in broken["nodes"][:3]]))
+    page.close()
+    assert found == []
