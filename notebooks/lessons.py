@@ -27,6 +27,11 @@ from flows.settings import CannotRun
 # In JupyterLab's dark theme, a white picture becomes a dark one, and its colours keep their hues.
 DARK = '<style>[data-jp-theme-light="false"] .flows {filter: invert(0.93) hue-rotate(180deg)}</style>'
 
+OPEN = (
+    "Another lesson is still open; closing its tab does not end it. If you are done with it, run its last cell, or shut"
+    " its kernel down (Kernel, Shut Down Kernel)."
+)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -70,6 +75,8 @@ def begin() -> None:
         url = server.use()
         print("Making the database's tables, if there are none: about 5 seconds.", flush=True)
         warehouse.prepare()
+        if records.another_is_open():
+            print(f"{OPEN} Until then, each of the two may see what the other one makes on the server.")
         records.write(url)
     print("Ready.")
 
@@ -107,8 +114,9 @@ def end(*flow_runs: object) -> progress.Summary:
     print("Putting back what the lesson changed.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
         rest.gather([endpoints.delete("flow_runs", str(flow_run)) for flow_run in flow_runs])
+        alone = not records.another_is_open()
         records.put_back(records.file())
-    print("The lab is as you found it.")
+    print("The lab is as you found it." if alone else f"{OPEN} Its flows and limits stay until then, and so do yours.")
     return progress.summary(picture)
 
 

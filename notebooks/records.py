@@ -50,6 +50,11 @@ def write(url: str) -> None:
     file().write_text(json.dumps(asdict(Record(url, auth, *before))))
 
 
+def another_is_open() -> bool:
+    """Return whether a lesson has begun in another kernel that still runs, such as that of a tab that was closed."""
+    return next(_running(), None) is not None
+
+
 def clean_up_interrupted() -> None:
     """Put back what lessons changed whose kernels have ended without `lessons.end`, or that were begun here before."""
     for path in file().parent.glob("*.json"):
@@ -63,7 +68,7 @@ def put_back(path: Path, interrupted: bool = False) -> None:
     if record and record.auth is not None:
         _put_access_back(record.auth, https=record.api_url.startswith("https:"))
     if record and server.use() == record.api_url:
-        last = next(_running(), None) is None
+        last = not another_is_open()
         if last:  # otherwise another lesson may still need what there is
             _remove_made(record, interrupted)
         _put_limits_back(record.limits, interrupted, last)

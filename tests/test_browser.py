@@ -510,6 +510,28 @@ def test_a_run_is_taken_away_as_a_file_that_needs_no_network(
     context.close()
 
 
+def test_no_page_has_a_serious_barrier(shared_lab: str, serve, page: Page, deployment: str) -> None:
+    """By axe, in the light theme, but for the colours of code, which are Streamlit's own."""
+    flow_run = create_run("it broke", "FAILED", "the disk is full")
+    url, explorer, found = serve("main.py"), serve("rest_api_app.py"), []
+    for address, seen in {
+        url: page.get_by_role("heading", name="What failed"),
+        f"{url}/run?id={flow_run}": page.get_by_role("heading", name="it broke · Failed"),
+        f"{url}/limits": page.get_by_text("0 of 3 slots taken, 0 held").first,
+        f"{url}/ledger": page.get_by_role("heading", name="database · tag"),
+        f"{url}/workers": page.get_by_role("heading", name="Deployments that a process serves"),
+        f"{url}/start": page.get_by_text("This deployment has no description."),
+        explorer: page.get_by_role("button", name="Send"),
+    }.items():
+        page.goto(address)
+        expect(seen).to_be_visible()
+        for broken in Axe().run(page, context={"exclude": [[".token"]]}).response["violations"]:
+            if broken["impact"] in ("serious", "critical"):
+                found.append((address, broken["id"], [node["html"][:200] for node in broken["nodes"]]))
+    rest.call("DELETE", f"flow_runs/{flow_run}")
+    assert found == [], "\n".join(map(str, found))
+
+
 def test_read_only_takes_every_means_to_change_away(shared_lab: str, serve, page: Page) -> None:
     flow_run = create_run("not to be touched")
     url = serve("main.py", MONITOR_READ_ONLY="1")

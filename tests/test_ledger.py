@@ -255,7 +255,6 @@ class Watch:
 
 
 @pytest.mark.figures
-@pytest.mark.weekly
 def test_the_ledger_agrees_with_postgresql(app: AppTest, shared_lab: str) -> None:
     """Twenty runs, of which five are killed: in how many seconds both count the same, and how soon leaks are named."""
     limits.ensure(limits.TAG, 3)

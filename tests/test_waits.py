@@ -125,7 +125,6 @@ def watched(flow_runs: int, pause: float = 3.0) -> pd.DataFrame:
 
 
 @pytest.mark.figures
-@pytest.mark.weekly
 def test_ranges_hold_about_four_of_five_waits(shared_lab: str) -> None:
     """What the first page shows of a waiting query, beside when it really started."""
     warehouse.prepare(0.02)

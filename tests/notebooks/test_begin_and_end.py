@@ -1,11 +1,14 @@
 """What a lesson begins and ends with: it leaves nothing behind, even if it is interrupted."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from support.notebooks import code, execute, read, small, text
+from support.notebooks import FOLDER, code, execute, read, small, text
 
 import exercises
 import records
@@ -69,6 +72,29 @@ def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folde
     mine = [endpoints.delete("flows", flow["id"]) for flow in theirs]
     mine += [endpoints.delete(kind, "lesson-of-somebody") for kind in ("work_pools", "concurrency_limits/tag")]
     rest.gather(mine)
+
+
+@pytest.mark.long
+def test_a_lesson_that_is_still_open_elsewhere_is_named(lab_folder: Path) -> None:
+    """It keeps what both have made; afterwards the lab is as it was."""
+    sources = ["import lessons; lessons.begin()", "lessons.end()"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    open_one = "import lessons; lessons.begin(); print('begun', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", open_one],
+        cwd=FOLDER,
+        env=os.environ | {"FLOWS_LAB_DIR": str(lab_folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout and "begun\n" in iter(other.stdout.readline, "")
+        begun, ended = execute(nbformat.v4.new_notebook(cells=cells), lab_folder).cells
+        other.kill()
+    assert "Another lesson is still open" in text(begun) and "Another lesson is still open" in text(ended)
+    assert "as you found it" not in text(ended)
+    begun, ended = execute(nbformat.v4.new_notebook(cells=cells), lab_folder).cells
+    assert "still open" not in text(begun) and text(ended).endswith("The lab is as you found it.\n")
 
 
 @pytest.mark.long
