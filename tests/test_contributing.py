@@ -59,6 +59,7 @@ def test_the_hooks_pass_here_and_find_what_they_are_for(clone: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.weekly
 def test_a_new_lesson_can_be_added_by_following_the_document(clone: Path) -> None:
     section = (clone / "docs" / "contributing.md").read_text().partition("## Add a lesson\n")[2].partition("\n## ")[0]
     commands = re.findall(r"^    (.+)$", section, re.MULTILINE)

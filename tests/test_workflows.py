@@ -47,6 +47,7 @@ def test_the_dev_container_starts_the_lab_and_forwards_its_ports() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.weekly
 def test_the_commands_of_the_dev_container_work_for_a_user_with_an_empty_home(tmp_path: Path) -> None:
     """As in a new container: a copy of the kit without an environment, whose files are the user's."""
     assert os.getuid() == 0, "another user takes root; run the tests with sudo, as .ci/run does"
