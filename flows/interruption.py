@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def slot(staging: Path) -> Generator[None]:
 def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], limit_by: str) -> Generator[None]:
     """Let one of SIGNALS, or a `_reason` on the server, end the queries `names` of `futures`, until the block ends."""
     task_runs = dict(zip(names, versions.task_run_ids(futures), strict=True))
-    moved, lost, reported = time.time(), set[str](), set[str]()
+    moved, awake, lost, reported = time.time(), 0.0, set[str](), set[str]()
 
     def stop(reason: str) -> None:
         versions.send_task_runs(reason != DELETED)
@@ -85,15 +85,16 @@ def interruptible(staging: Path, names: Sequence[str], futures: Sequence[Any], l
         stop("Interrupted")
 
     def look() -> None:
-        nonlocal moved, lost
+        nonlocal moved, awake, lost
         still, moved = time.time() - moved, time.time()
         sentences = notes.standing_still(staging)
+        # A lease may expire after a quarter of LEASE, and a query that had just got its slot begins only afterwards.
+        awake = moved if still > notes.STILL else awake
         running = {task_runs[query] for query in notes.unfinished(staging)}
-        # A lease may expire sooner than LEASE: Prefect renews it only after three quarters of that.
-        lost = running if still > notes.STILL and limit_by == "tag" else lost & running
+        lost = running if moved < awake + notes.STILL and limit_by == "tag" else lost & running
         try:
             notes.note(staging, "owner")  # a sign of life
-            if not why(staging) and (reason := _reason(staging.name, lost)):
+            if not why(staging) and (reason := _reason(staging, lost, task_runs)):
                 stop(reason)
         except CannotRun as error:  # the disk is full; or the server is away, and asks for nothing
             sentences["away"] = f"{error} The run goes on and waits for it."
@@ -133,15 +134,17 @@ def _say(sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
-def _reason(flow_run_id: str, lost: set[str]) -> str | None:
-    """Return why the run has to stop, by the server: also that others have slots which its task runs have `lost`."""
-    flow_run = rest.send(endpoints.flow_run(flow_run_id))
+def _reason(staging: Path, lost: set[str], task_runs: Mapping[str, str]) -> str | None:
+    """Return why the run has to stop, by the server: also that others have slots which its `task_runs` have `lost`."""
+    flow_run = rest.send(endpoints.flow_run(staging.name))
     if flow_run is None:
         return DELETED
     if flow_run["state_type"] in ("CANCELLING", "CANCELLED"):
         if not versions.is_3(versions.here()):  # there no task of such a run may begin, also not the one that cleans up
-            rest.send(endpoints.set_state(flow_run_id, "RUNNING", "Running", force=True))
+            rest.send(endpoints.set_state(staging.name, "RUNNING", "Running", force=True))
         return "Cancelled on the server"
     limit = limits.read() if lost else None
     holders = {holder["task_run_id"] for holder in limit.holders} if limit else set()
-    return LOST if limit and lost - holders and len(lost | holders) > limit.limit else None
+    running = {task_runs[query] for query in notes.unfinished(staging)}  # those that ended meanwhile gave theirs back
+    without = (lost - holders) & running
+    return LOST if limit and without and len(without | holders) > limit.limit else None

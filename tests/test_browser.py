@@ -295,7 +295,7 @@ def test_a_limit_is_changed_and_one_that_vanished_is_not_made_anew(shared_lab: s
     expect(page.get_by_role("dialog")).to_be_visible()
     rest.call("DELETE", "concurrency_limits/tag/vanishing")
     page.get_by_role("button", name="Change the limit").click()
-    expect(page.get_by_text("was deleted in the meantime")).to_be_visible()
+    expect(page.get_by_text("lost its limit in the meantime")).to_be_visible()
     assert limits.read("vanishing") is None
 
 

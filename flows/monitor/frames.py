@@ -49,9 +49,8 @@ def flow_runs(answer: Rows, flows: Mapping[str, str], now: pd.Timestamp) -> pd.D
 def task_runs(answer: Rows, now: pd.Timestamp) -> pd.DataFrame:
     """Return TASK_RUNS, a row for each task run of `answer`, in the order of their submission.
 
-    `submitted` is when the flow submitted it, by the flow's clock. `started` is when it had its slot and began, so
-    `waited_seconds` covers the wait for its inputs and for its slot. `ran_seconds` includes the pauses between
-    attempts, during which it keeps its slot. `upstream` has the ids of the task runs whose results it takes.
+    `submitted` is by the flow's clock, `started` when it had its slot: `waited_seconds` covers the wait for inputs and
+    for the slot, `ran_seconds` also pauses between attempts. `upstream` has the ids of those whose results it takes.
     """
     rows = [_run(run) | {"task_run_id": run["id"], "upstream": _upstream(run)} for run in answer]
     return timed(typed(rows, TASK_RUNS).sort_values("submitted", ignore_index=True), now)
