@@ -89,9 +89,11 @@ def _sessions(seen: ledger_database.Seen, x: alt.X, limit: int) -> alt.LayerChar
     tooltip = [alt.Tooltip("from:T").format("%H:%M:%S"), "kind:N", alt.Tooltip("names:N")]
     line = alt.Chart(steps).mark_line(interpolate="step-after", point=alt.OverlayMarkDef(size=12))
     line = line.encode(x, y, color=colour.legend(orient="top"), tooltip=tooltip)
-    refused = pd.DataFrame({"from": pd.to_datetime(list(seen.refusals or []), utc=True), "kind": "refused"})
-    ticks = alt.Chart(refused).mark_tick(thickness=2, size=12).encode(x, y=alt.value(6), color=colour)
-    return alt.layer(line, ticks).properties(width=WIDTH, height=140)
+    layers = [line]
+    if seen.refusals:
+        refused = pd.DataFrame({"from": pd.to_datetime(list(seen.refusals), utc=True), "kind": "refused"})
+        layers.append(alt.Chart(refused).mark_tick(thickness=2, size=12).encode(x, y=alt.value(6), color=colour))
+    return alt.layer(*layers).properties(width=WIDTH, height=140)
 
 
 def _epoch(time: pd.Timestamp) -> float:

@@ -60,8 +60,9 @@ def test_queries_that_wait_for_either_kind_of_limit(app: AppTest, shared_lab: st
             at_end.callback(flows[-1].terminate)
 
         def shown() -> bool:
-            held = refresh.first_overview().limits.set_index("tag")["held"].to_dict()
-            return held == {limits.TAG: 1, MARKED: 2}
+            loaded = refresh.first_overview()
+            held, states = loaded.limits.set_index("tag")["held"].to_dict(), loaded.task_runs["state"].value_counts()
+            return held == {limits.TAG: 1, MARKED: 2} and states.to_dict() == {"Running": 4, "Pending": 1}
 
         eventually(shown)  # the server learns of a holder a moment later
         first = refresh.overview(refresh.first_overview())
