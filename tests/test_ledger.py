@@ -203,12 +203,12 @@ def test_sessions_past_prefect_and_refusals_are_named(app: AppTest, shared_lab: 
             stack.enter_context(psycopg.connect(warehouse.url(), application_name="a colleague's script"))
         with pytest.raises(psycopg.OperationalError, match="too many connections"):
             psycopg.connect(warehouse.url())
-        stack.enter_context(psycopg.connect(lab.database("warehouse"), application_name="flows busiest_clerks"))
+        stack.enter_context(psycopg.connect(lab.database("warehouse"), application_name="flows a_query_of_nobody"))
         said = texts(page)
     assert "**a colleague's script** goes past Prefect: 3 sessions of the role etl in the database, now" in said, said
     assert "The database refused" in said and len(sessions.refusals(began) or []) == 1
     after = texts(page)
-    assert "3 sessions of the role etl in the database, last seen at" in after and "busiest_clerks" not in after
+    assert "3 sessions of the role etl in the database, last seen at" in after and "a_query_of_nobody" not in after
 
 
 @pytest.mark.long
