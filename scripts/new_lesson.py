@@ -45,7 +45,7 @@ def test_the_exercise_tells_right_from_wrong(lab_folder: Path) -> None:
     cells = [nbformat.v4.new_code_cell(f"{answer}\\n{check}") for answer in answers]
     notebook.cells[place + 1 : place + 1] = cells
     execute(notebook, lab_folder)
-    assert text(notebook.cells[place]).startswith("Not yet: "), "the stub is no answer"
+    assert text(notebook.cells[place]).startswith("Not yet: "), "the stub must not be accepted"
     for cell, hint in zip(cells, WRONG.values()):
         assert text(cell).startswith("Not yet: ") and hint in text(cell)
     for cell in cells[len(WRONG) :]:

@@ -73,7 +73,7 @@ def show_limits(page: pages.Overview) -> None:
     """Show for each limit how many slots are taken, which task runs run with it, and whether it is exceeded."""
     st.markdown("##### Limits")
     if page.limits.empty:
-        st.caption("There is no limit, so all submitted tasks run at once.")
+        st.caption(global_slots.NO_LIMIT)
         return
     for limit in page.limits.to_dict("records"):
         share = max(0.0, min(1.0, limit["taken"] / limit["limit"])) if limit["limit"] > 0 else 1.0

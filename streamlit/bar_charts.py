@@ -43,5 +43,5 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
         f"{row['tag']} has {row['taken']} of {row['limit']} slots taken, {row['held']} held"
         for row in rows.head(5).to_dict("records")
     ] + [f"and {len(rows) - 5} more limits"] * (len(rows) > 5)
-    description = "; ".join(parts) + "." if parts else "There is no limit."
+    description = "; ".join(parts) + "." if parts else "No limit is set."
     return styled(alt.layer(bars, limit).properties(width=WIDTH, height=alt.Step(20), description=description))

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import slot_events
 
 from flows.api import rest
 from flows.api.slots import MARK
 from flows.monitor import frames
 
-PREFIX = "prefect.concurrency-limit."
+NO_LIMIT = "No limit is set, so all submitted tasks run at once."
 EVENTS = {"event_id": "object", "time": "datetime64[ns, UTC]", "phase": "object", "tag": "object"}
 EVENTS |= {"task_run_id": "object", "name": "object", "flow_run_id": "object"}
 SPANS = {"tag": "object", "task_run_id": "object", "name": "object", "flow_run_id": "object"}
@@ -21,41 +22,32 @@ SPANS |= {"started": "datetime64[ns, UTC]", "ended": "datetime64[ns, UTC]"}
 MOST_PAGES = 20  # of 50 events each
 
 
-def request(names: Sequence[str], *related: str, since: pd.Timestamp | None = None) -> rest.Request:
-    """POST /events/filter: the 50 newest events of the global limits `names`, of runs that are `related` resources."""
-    chosen: dict[str, Any] = {
-        "event": {"name": [f"{PREFIX}acquired", f"{PREFIX}released"]},
-        "resource": {"labels": {"prefect.resource.name": list(names)}},
-    }
-    if related:
-        chosen["related"] = {"id": list(related)}
+def read(names: Sequence[str], *related: str, since: pd.Timestamp | None = None, pages: int = 1) -> pd.DataFrame:
+    """Return EVENTS of the global limits `names`, the newest first, from up to `pages` pages of the server's answer.
+
+    `related` are resources, such as a flow run, of which one has to belong to an event, if any are given.
+    """
+    chosen: dict[str, Any] = {"related": {"id": list(related)}} if related else {}
     if since is not None:
         chosen["occurred"] = {"since": since.isoformat()}
-    return rest.Request("POST", "events/filter", {"filter": chosen, "limit": 50}, missing_ok=True)
-
-
-def read(names: Sequence[str], *related: str, since: pd.Timestamp | None = None, pages: int = 1) -> pd.DataFrame:
-    """Return EVENTS, the newest first, from the answers to `request` and to those for up to `pages` pages."""
-    answer: dict[str, Any] = rest.send(request(names, *related, since=since)) or {"events": [], "next_page": None}
-    events = answer["events"]
-    while answer["next_page"] and (pages := pages - 1):
-        answer = rest.call("GET", f"events/filter/next?{answer['next_page'].partition('?')[2]}")
+    following: rest.Request | None = slot_events.request(list(names), **chosen)._replace(missing_ok=True)
+    events: list[Any] = []
+    while following and pages:
+        answer: dict[str, Any] = rest.send(following) or {"events": [], "next_page": None}
         events += answer["events"]
+        following, pages = slot_events.next_page(answer), pages - 1
     return frames.typed([_event(event) for event in events], EVENTS)
 
 
 def _event(event: Mapping[str, Any]) -> dict[str, Any]:
-    by_role = {resource["prefect.resource.role"]: resource for resource in event["related"]}
-    task_run, flow_run = by_role.get("task-run", {}), by_role.get("flow-run", {})
+    runs = slot_events.runs_of(event)
     return {
         "event_id": event["id"],
         "time": event["occurred"],
-        "phase": event["event"].removeprefix(PREFIX),
+        "phase": event["event"].rpartition(".")[2],
         "tag": MARK + event["resource"]["prefect.resource.name"],
-        "task_run_id": task_run.get("prefect.resource.id", "").removeprefix("prefect.task-run.") or None,
-        "name": (task_run or flow_run).get("prefect.resource.name"),
-        "flow_run_id": flow_run.get("prefect.resource.id", "").removeprefix("prefect.flow-run.") or None,
-    }
+        "name": runs["task_run"] or runs["flow_run"],
+    } | runs
 
 
 def spans(events: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pandas as pd
+from slot_events import ACQUIRED, RELEASED, runs_of
 
 from flows.monitor import frames
 from flows.monitor.frames import Rows
 
-ACQUIRED, RELEASED = "prefect.concurrency-limit.acquired", "prefect.concurrency-limit.released"
 # A holder reports its release after the server has freed the slot, so that two holders of a slot seem to overlap: by at
 # most the time since its task run ended, or by this if it holds the slot for a part of its task run.
 HANDOVER = timedelta(seconds=0.25)
@@ -40,25 +40,16 @@ def events(answer: Rows) -> pd.DataFrame:
 
 
 def _event(event: Any) -> dict[str, Any]:
-    resource = event["resource"]
-    related = {one["prefect.resource.role"]: one for one in event["related"]}
-    task_run, flow_run = related.get("task-run", {}), related.get("flow-run", {})
+    resource, runs = event["resource"], runs_of(event)
     return {
         "event_id": event["id"],
         "event": event["event"],
         "time": event["occurred"],
         "follows": event["follows"],
-        "task_run_id": _id(task_run),
-        "holder": task_run.get("prefect.resource.name") or flow_run.get("prefect.resource.name") or "no run",
-        "flow_run_id": _id(flow_run),
-        "flow_run": flow_run.get("prefect.resource.name"),
+        "holder": runs["task_run"] or runs["flow_run"] or "no run",
         "slots": int(resource.get("slots-acquired", 1)),
         "limit": int(resource.get("limit", 0)),
-    }
-
-
-def _id(related: Any) -> str | None:
-    return related.get("prefect.resource.id", "").rpartition(".")[2] or None
+    } | runs
 
 
 def holds(events: pd.DataFrame, start: pd.Timestamp, task_runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ledger
 import pandas as pd
+import slot_events
 
 from flows import versions
 from flows.api import endpoints, rest
@@ -15,7 +16,6 @@ from flows.api.rest import Request
 from flows.monitor import frames, pages
 
 MOST = 20_000  # events or task runs that are read
-_PAGE = 50  # of events, the most that the server gives at once
 _PARTS = 12  # of the time that is loaded
 _LATE = timedelta(seconds=30)  # after which the server certainly has an event
 _SURE = timedelta(seconds=4)  # for which the server has to name a holder no more: its event may be on its way
@@ -86,7 +86,7 @@ def refresh(page: Page) -> Page:
         events = pd.concat([events, new]).drop_duplicates("event_id") if len(events) else new
     start, lanes = max(page.start, now - page.span), page.lanes
     over = lanes.loc[(lanes["until"] < start) & ~lanes["hold_id"].isin(page.missed), "hold_id"]
-    old = events["event_id"].isin(over) | ((events["event"] == ledger.RELEASED) & (events["time"] < start))
+    old = events["event_id"].isin(over) | ((events["event"] == slot_events.RELEASED) & (events["time"] < start))
     return _updated(replace(page, start=start, read_at=now, names=list(limits), events=events[~old]), limits)
 
 
@@ -155,21 +155,14 @@ def _events(name: str, since: pd.Timestamp, until: pd.Timestamp, parts: int) -> 
     answers = answers[first:]
     while answers:
         rows += [event for answer in answers for event in answer["events"] if _is_of(event, name)]
-        # The address of the next page is the server's own, which may be another one behind a gateway.
-        links = [answer["next_page"].rpartition("?")[2] for answer in answers if answer["next_page"]]
-        answers = rest.gather([Request("GET", f"events/filter/next?{link}") for link in links])
+        answers = rest.gather([page for answer in answers if (page := slot_events.next_page(answer))])
     return edges[first], ledger.events(rows)
 
 
 def _read(name: str, since: pd.Timestamp, until: pd.Timestamp) -> Request:
-    """POST /events/filter: who got and gave back slots of the limit `name`, the oldest first."""
-    those = {
-        "event": {"name": [ledger.ACQUIRED, ledger.RELEASED]},
-        "resource": {"labels": {"prefect.resource.name": name}},
-        "occurred": {"since": since.isoformat(), "until": until.isoformat()},
-        "order": "ASC",
-    }
-    return Request("POST", "events/filter", {"filter": those, "limit": _PAGE})
+    """Return the request for who took and gave back slots of the limit `name`, the oldest first."""
+    occurred = {"since": since.isoformat(), "until": until.isoformat()}
+    return slot_events.request(name, occurred=occurred, order="ASC")
 
 
 def _is_of(event: Mapping[str, Any], name: str) -> bool:

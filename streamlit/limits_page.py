@@ -31,7 +31,7 @@ def _body(rows: Any) -> None:
             " that list, so its slots stay taken until you free them. Of a global limit it keeps only a number."
         )
     if rows.empty:
-        st.caption("There is no limit, so all submitted tasks run at once.")
+        st.caption(global_slots.NO_LIMIT)
     else:
         display.chart(bar_charts.slots(rows), "slots")
         for row in rows.to_dict("records"):

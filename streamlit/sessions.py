@@ -54,7 +54,7 @@ def others(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def refusals(since: pd.Timestamp) -> Sequence[pd.Timestamp] | None:
-    """Return when the lab's database refused a connection because its role had all it may have; None elsewhere."""
+    """Return when the lab's database refused connections because its role had all it may have; None for another one."""
     log = settings.read().flows_lab_dir / "logs" / "postgres.log"
     if not of_lab() or not log.exists():
         return None
