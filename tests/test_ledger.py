@@ -4,6 +4,7 @@ import contextlib
 import re
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import ledger
 import ledger_source
@@ -17,6 +18,7 @@ from support.labs import slots
 from support.waiting import eventually
 
 from flows import lab, limits, warehouse
+from flows.api import server
 from flows.api.slots import repeating
 from flows.monitor import frames
 
@@ -212,7 +214,10 @@ def test_sessions_past_prefect_and_refusals_are_named(app: AppTest, shared_lab: 
 
 
 @pytest.mark.long
-def test_the_slots_of_a_run_that_was_killed_are_leaks_with_a_name(app: AppTest, shared_lab: str) -> None:
+def test_the_slots_of_a_run_that_was_killed_are_leaks_with_a_name(app: AppTest, copied_lab: Path) -> None:
+    server.use()  # a lab of its own, in whose history the limit was never another one
+    limits.ensure(limits.TAG, 3)
+
     def counted() -> tuple[int, int]:
         """Return how many holds the page shows, and how many leaks by their names."""
         said = texts(page)
