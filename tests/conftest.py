@@ -84,6 +84,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the tests away from the user's own servers and credentials, and their files in one folder."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs in the background of a shell ignores
     if not hasattr(config, "workerinput"):
         os.environ[SESSION] = tempfile.mkdtemp(prefix="flows-tests-")
         config.option.basetemp = config.option.basetemp or f"{os.environ[SESSION]}/tmp"
