@@ -21,7 +21,9 @@ def over_time(
     """Draw LANES from `start` to `now`, and how many slots were taken; and what the database has `seen`."""
     within = lanes[lanes["until"] > start]
     bars = _touching(_bars(within, start), now - start)
-    scale = alt.Scale(domain=[_epoch(start), _epoch(now)], type="time")
+    # The database is asked a moment after the server.
+    end = now if seen is None else pd.Series([now, seen.samples["time"].max(), *(seen.refusals or [])]).max()
+    scale = alt.Scale(domain=[_epoch(start), _epoch(end)], type="time")
     x = alt.X("from:T").scale(scale).title(None)
     slots = max(limit, int(within["slot"].max()) + 1 if len(within) else 0)
     y = alt.Y("slot:O").scale(domain=list(range(1, slots + 1))).title("slot")
