@@ -64,6 +64,7 @@ ELSEWHERE = {
     "python scripts/new_lesson.py": ("tests/test_contributing.py", "new_lesson.py"),
     "python scripts/retention.py": ("tests/test_retention.py", "run(RETENTION"),
     "python scripts/setup_concurrency_limit.py": ("tests/test_limits.py", "run(LIMIT"),
+    "python scripts/tested_versions.py": ("tests/test_wheels.py", "tested_versions.table()"),
     "python scripts/simulate_slots.py": ("tests/test_scaling.py", "simulate_slots"),
     "python scripts/test_prefect_auth.py": ("tests/test_imports.py", "scripts/test_prefect_auth.py"),
     "streamlit run streamlit/main.py": ("tests/test_browser.py", "main.py"),
