@@ -1,6 +1,6 @@
 """The site: the README, these documents, the lessons with their stored outputs, and the docstrings of `flows`.
 
-`uv run --group docs sphinx-build -W -c docs . site/html` makes it, and `site/html/index.html` needs no server. Each text
+`uv run --group docs sphinx-build -W -c docs . site/html` makes it; `site/html/index.html` needs no server. Each text
 is written once: the same files are read on GitHub, and their links work in both places.
 """
 
