@@ -1,6 +1,6 @@
 """The environment variables that the kit reads, typed; `.env.example` explains each of them.
 
-As in Prefect, the environment wins over the project's `.env`, and that, for PREFECT_API_…, over the active profile.
+As in Prefect, the environment wins over the project's `.env`, and that, for `PREFECT_API_…`, over the active profile.
 """
 
 import os

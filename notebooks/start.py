@@ -25,8 +25,8 @@ Run the next cell again whenever you want to see how far you are. Do not keep no
 CODE = "import start\n\nstart.page()"
 PREFECT = "Prefect's own pages show every run, with its state and its logs."
 MONITOR = (
-    "The monitor of this kit says what runs, what waits and why. Start it in a terminal (File, New, Terminal) with"
-    " <code>uv run streamlit run streamlit/main.py</code>, and open the address that it prints."
+    "The monitor of this kit says what runs, what waits and why. Click on <b>Monitor</b> in the launcher (File, New"
+    " Launcher)."
 )
 LEFT = 'style="text-align: left"'  # JupyterLab would put text to the right
 
@@ -59,7 +59,7 @@ class Page:
         if self.address:
             there = f'They are at <a href="{self.address}" target="_blank">{self.address}</a>.'
         beside = f"<ul><li>{PREFECT} {there}</li><li>{MONITOR}</li></ul>"
-        remote = "<p>If JupyterLab runs on another machine, forward these ports to yours as well.</p>"
+        remote = "<p>If JupyterLab runs on another machine, forward the port of Prefect's pages to yours as well.</p>"
         return f"{table}{of_guesses}<h2>Beside the lessons</h2>{beside}{remote}"
 
 

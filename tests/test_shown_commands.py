@@ -64,12 +64,14 @@ ELSEWHERE = {
     "python scripts/new_lesson.py": ("tests/test_contributing.py", "new_lesson.py"),
     "python scripts/retention.py": ("tests/test_retention.py", "run(RETENTION"),
     "python scripts/setup_concurrency_limit.py": ("tests/test_limits.py", "run(LIMIT"),
+    "python scripts/tested_versions.py": ("tests/test_wheels.py", "tested_versions.table()"),
     "python scripts/simulate_slots.py": ("tests/test_scaling.py", "simulate_slots"),
     "python scripts/test_prefect_auth.py": ("tests/test_imports.py", "scripts/test_prefect_auth.py"),
     "streamlit run streamlit/main.py": ("tests/test_browser.py", "main.py"),
     "streamlit run streamlit/rest_api_app.py": ("tests/test_browser.py", "rest_api_app.py"),
     "lint-imports": (".ci/run", "lint-imports"),
     "pre-commit run": ("tests/test_contributing.py", "pre-commit run --all-files"),
+    "sphinx-build": ("tests/test_site.py", '"sphinx-build"'),
     "uv sync": (".ci/run", "uv sync"),
     "uv sync --group dask": ("tests/conftest.py", '"--group", "dask"'),
     "uv sync --no-group lab": ("tests/test_imports.py", '"--no-group", "lab"'),
@@ -109,9 +111,9 @@ def commands() -> dict[str, str]:
         for line in [*re.findall(r"^    (\S.*)$", text, re.MULTILINE), *spans]:
             command = re.sub(r"\s+#.*", "", line)
             command = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", command.removeprefix("pip install uv && "))
-            command = re.sub(r"^uv run(?: --[\w-]+(?: (?!python|pytest)\w+)?)* ", "", command)
+            command = re.sub(r"^uv run(?: --[\w-]+(?: (?!python|pytest|sphinx)\w+)?)* ", "", command)
             command = re.sub(r"^\.venv\S*/bin/", "", command)
-            if re.match(rf"(?:{PROGRAMS}|lint-imports|pre-commit)(?: |$)", command):
+            if re.match(rf"(?:{PROGRAMS}|lint-imports|pre-commit|sphinx-build)(?: |$)", command):
                 shown[command.strip()] = document.name
     return shown
 

@@ -1,9 +1,9 @@
 """Every package has a wheel for each machine that docs/versions.md names, so nobody needs a compiler."""
 
 import itertools
-import subprocess
 
 import pytest
+import tested_versions
 import tomli
 from packaging import tags
 from packaging.requirements import Requirement
@@ -12,7 +12,6 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from flows import settings
 
 PYTHONS = {"prefect3": ["3.10", "3.11", "3.12", "3.13", "3.14"], "prefect2": ["3.10", "3.11"]}
-OTHERS = {"prefect3": ["lab", "learn", "dev", "dask", "redis"], "prefect2": ["lab", "learn", "dev"]}
 LEGACY = ["manylinux2014", "manylinux2010", "manylinux1"]
 GLIBC = [*(f"manylinux_2_{minor}" for minor in range(28, 4, -1)), *LEGACY]  # up to 2.28, that of Debian 10, Red Hat 8
 # The system and the processor as markers name them, and the platforms of the wheels that run there.
@@ -42,15 +41,7 @@ def wheels() -> Wheels:
 @pytest.fixture(scope="module")
 def requirements() -> dict[str, list[Requirement]]:
     """Return what each group installs, with exact versions, and with markers that say on which machines."""
-    command = ["uv", "export", "--frozen", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header"]
-    locked = {}
-    for group, others in OTHERS.items():
-        chosen = [word for name in (group, *others) for word in ("--group", name)]
-        done = subprocess.run(
-            [*command, "--no-default-groups", *chosen], cwd=settings.PROJECT, capture_output=True, text=True, check=True
-        )
-        locked[group] = [Requirement(line) for line in done.stdout.splitlines()]
-    return locked
+    return {group: tested_versions.requirements(group) for group in PYTHONS}
 
 
 def without_a_wheel(
@@ -61,12 +52,7 @@ def without_a_wheel(
     version = tuple(map(int, python.split(".")))
     usable = {*tags.cpython_tags(version, platforms=platforms)}
     usable |= {*tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms)}
-    environment = {
-        "python_version": python, "python_full_version": f"{python}.9", "sys_platform": system, "os_name": "posix",
-        "platform_system": system.capitalize(), "platform_machine": processor, "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }  # fmt: skip
-    needed = [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
+    needed = tested_versions.of_machine(requirements, python, system, processor)
     assert len(needed) > 100
     built = set()
     for one in needed:
@@ -94,3 +80,9 @@ def test_a_mac_with_an_intel_processor_lacks_these(requirements: dict, wheels: W
 def test_what_has_no_wheel_is_documented() -> None:
     text = (settings.PROJECT / "docs/versions.md").read_text()
     assert [name for name in itertools.chain(*BUILT.values(), NOT_FOR_INTEL_MACS) if name not in text] == []
+
+
+def test_the_table_of_versions_is_today_s() -> None:
+    table = tested_versions.table()
+    assert len(table.splitlines()) == 2 + len(PYTHONS["prefect3"])
+    assert table in tested_versions.DOCUMENT.read_text(), "write it again: python scripts/tested_versions.py"

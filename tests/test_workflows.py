@@ -1,4 +1,4 @@
-"""The workflows and the dev container: their form, and that what they run is there and works."""
+"""The workflows, the dev container and Binder's files: their form, and that what they run is there and works."""
 
 import json
 import os
@@ -46,12 +46,23 @@ def test_the_dev_container_starts_the_lab_and_forwards_its_ports() -> None:
             assert not word.startswith("scripts/") or (settings.PROJECT / word).exists()
 
 
+def launchers() -> dict[str, list[str]]:
+    """Return the commands with which each launcher makes the environment, and starts the lab."""
+    container = json.loads((settings.PROJECT / ".devcontainer" / "devcontainer.json").read_text())
+    # uv is here already, and the tests install nothing for all users.
+    install = container["postCreateCommand"].replace("python -m pip install --user uv && python -m uv", "uv")
+    return {
+        "dev container": [install, container["postStartCommand"]],
+        "Binder": [".binder/postBuild", ".binder/start jupyter lab --version"],
+    }
+
+
 @pytest.mark.long
 @pytest.mark.weekly
-def test_the_commands_of_the_dev_container_work_for_a_user_with_an_empty_home(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["dev container", "Binder"])
+def test_the_commands_of_a_launcher_work_for_a_user_with_an_empty_home(launcher: str, tmp_path: Path) -> None:
     """As in a new container: a copy of the kit without an environment, whose files are the user's."""
     assert os.getuid() == 0, "another user takes root; run the tests with sudo, as .ci/run does"
-    container = json.loads((settings.PROJECT / ".devcontainer" / "devcontainer.json").read_text())
     folder, home = tmp_path / "kit", tmp_path / "home"
     shutil.copytree(settings.PROJECT, folder, ignore=LEFT_OUT)
     home.mkdir()
@@ -62,9 +73,7 @@ def test_the_commands_of_the_dev_container_work_for_a_user_with_an_empty_home(tm
     as_user = ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups", *may]
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "LANG", "UV_", "SSL_"))}
     variables = kept | {"HOME": str(home), "UV_PYTHON": sys.base_exec_prefix + "/bin/python3", "UV_LINK_MODE": "copy"}
-    # uv is here already, and the tests install nothing for all users.
-    install = container["postCreateCommand"].replace("python -m pip install --user uv && python -m uv", "uv")
-    for command in (install, container["postStartCommand"], ".venv/bin/python scripts/lab.py reset"):
+    for command in [*launchers()[launcher], ".venv/bin/python scripts/lab.py reset"]:
         done = subprocess.run(
             [*as_user, "bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, check=False
         )

@@ -86,4 +86,9 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
     page.keyboard.press("ArrowRight")
     expect(picture).to_have_attribute("alt", "20 queries of 1.0 s under a limit of 4 take 5.0 s.", timeout=20_000)
     assert picture.get_attribute("src") != before
-    page.close()
+    page.goto(f"{url}/lab/workspaces/empty?reset")
+    with page.context.expect_page() as monitor:
+        page.locator(".jp-LauncherCard", has_text="Monitor").click()
+    expect(monitor.value.get_by_text("Connected to Prefect")).to_be_visible(timeout=60_000)
+    assert monitor.value.url.startswith(f"{url}/monitor/")
+    page.context.close()

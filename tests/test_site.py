@@ -1,0 +1,94 @@
+"""The site: it is built without a warning, and anybody can read it, from a folder and without a network."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, expect
+
+from flows import settings
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.version_info < (3, 11), reason="Sphinx 8.2 needs Python 3.11"),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield the folder of the site, made from a copy of what git knows, in an environment with the group `docs`."""
+    folder = tmp_path_factory.mktemp("site")
+    names = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(names, cwd=settings.PROJECT, check=True, capture_output=True, text=True).stdout.split()
+    for name in files:
+        if (settings.PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((settings.PROJECT / name).read_bytes())
+    environment = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder / ".venv")}
+    uv = ["uv", "run", "--quiet", "--no-default-groups", "--group", "prefect3", "--group", "lab", "--group", "docs"]
+    sphinx = ["--python", sys.executable, "sphinx-build", "-q", "-W", "--keep-going", "-c", "docs", ".", "site/html"]
+    built = subprocess.run([*uv, *sphinx], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (built.returncode, built.stderr) == (0, ""), built.stderr
+    yield folder / "site" / "html"
+
+
+def pages(site: Path) -> list[Path]:
+    return [page for page in site.rglob("*.html") if "_static" not in page.parts]
+
+
+def test_each_lesson_document_and_module_has_a_page(site: Path) -> None:
+    made = {str(page.relative_to(site).with_suffix("")) for page in pages(site)}
+    written = {str(file.relative_to(settings.PROJECT).with_suffix("")) for file in settings.PROJECT.glob("docs/*.md")}
+    lessons = {f"notebooks/{file.stem}" for file in settings.PROJECT.glob("notebooks/*.ipynb")}
+    modules = {".".join(file.relative_to(settings.PROJECT).with_suffix("").parts) for file in modules_with_names()}
+    assert len(written) > 15 and len(lessons) > 5 and len(modules) > 20
+    assert written | lessons | {f"docs/reference/{name}" for name in modules} <= made
+
+
+def modules_with_names() -> list[Path]:
+    return [file for file in (settings.PROJECT / "flows").rglob("*.py") if file.stem != "__init__"]
+
+
+def test_links_lead_somewhere(site: Path) -> None:
+    texts = {page.resolve(): BeautifulSoup(page.read_text(), "html.parser") for page in pages(site)}
+    names = {page: {tag["id"] for tag in text.find_all(id=True)} for page, text in texts.items()}
+    dead, seen = [], 0
+    for page, text in texts.items():
+        for tag in text.find_all(["a", "img", "link", "script"]):
+            address = tag.get("href") or tag.get("src") or ""
+            if not address or urlsplit(address).scheme:
+                continue
+            path, name = urldefrag(address)
+            target = (page.parent / unquote(urlsplit(path).path)).resolve() if path else page
+            seen += 1
+            if not target.exists() or (name and target in names and unquote(name) not in names[target]):
+                dead.append((page.name, address))
+    assert seen > 1000 and dead == []
+
+
+def test_anybody_can_read_it_without_a_network(site: Path, browser: Browser) -> None:
+    barriers, asked = [], []
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    for file in pages(site):
+        page.goto(file.as_uri())
+        for broken in Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]:
+            if broken["impact"] in ("serious", "critical"):
+                places = [node["html"][:150] for node in broken["nodes"][:3]]
+                barriers.append((file.name, broken["id"], places))
+    page.goto((site / "index.html").as_uri())
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Run many SQL queries in parallel")
+    page.get_by_placeholder("Search").fill("lease")
+    page.get_by_placeholder("Search").press("Enter")
+    page.get_by_role("link", name="Glossary").last.click()
+    expect(page.get_by_role("heading", name="Glossary")).to_be_visible()
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert barriers == []
