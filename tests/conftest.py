@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
 from support.browsers import chromium, forget_scripts
-from support.commands import FLOW, run
+from support.commands import FLOW, kill_started, run
 from support.labs import SESSION, copy, processes_below, slots, sweep
 from support.runs import tables
 from support.servers import VARIABLES, forget_servers
@@ -152,6 +152,7 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     limits.ensure(limits.TAG, 3)
     assert slots() == 0, "an earlier test left a slot taken"
     yield url
+    kill_started()
     monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
     monkeypatch.setenv("PREFECT_API_URL", url)
     if slots():
@@ -177,6 +178,7 @@ def new_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / ".lab"
     monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
     yield folder
+    kill_started()
     monkeypatch.delenv("FLOWS_PG_BIN", raising=False)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(folder))
     if folder.is_dir():

@@ -14,6 +14,7 @@ RULES = {"rules": {"link-in-text-block": {"enabled": False}}}
 
 
 @pytest.mark.long
+@pytest.mark.weekly  # tests/test_site.py looks at the same outputs daily, on the pages of the site
 def test_an_exported_lesson_is_accessible(browser: Browser, tmp_path: Path) -> None:
     found, page = [], browser.new_page()
     for name in NAMES:

@@ -91,15 +91,11 @@ MISTAKES = {
         "01_auth", "lab/keys.py", "keys.pop(name, None)", "keys.get(name)", "a revoked key was let in"
     ),
 }  # fmt: skip
-# Those in the lessons themselves are tried weekly, as are the changes that scripts/mutate_lessons.py makes in them.
-TRIED = [
-    pytest.param(mistake, id=what, marks=[] if mistake.where else pytest.mark.weekly)
-    for what, mistake in MISTAKES.items()
-]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mistake", TRIED)
+@pytest.mark.weekly  # as are the changes that scripts/mutate_lessons.py makes
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_turns_a_lesson_red(mistake: Mistake, lab_folder: Path, tmp_path: Path) -> None:
     notebook, variables = small(mistake.lesson), {}
     exercises = {place for tag in ("exercise", "check", "solution") for place in tagged(notebook, tag)}

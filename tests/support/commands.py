@@ -15,11 +15,14 @@ LIMIT = "scripts/setup_concurrency_limit.py"
 OFTEN = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
 def start(
     program: str, *arguments: str, cwd: Path | None = None, python: Path | str = sys.executable, **variables: str
 ) -> subprocess.Popen[str]:
     """Start a command of the kit in a session of its own, so that signals reach only this command."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(python), str(settings.PROJECT / program), *arguments],
         cwd=cwd or settings.PROJECT,
         env=os.environ | variables,
@@ -28,6 +31,17 @@ def start(
         text=True,
         start_new_session=True,
     )
+    _started.append(process)
+    return process
+
+
+def kill_started() -> None:
+    """Kill what `start` started and a test that failed did not end, so that the next test does not fail as well."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
