@@ -145,7 +145,7 @@ def shared_folder(template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Yield the API address of a lab that tests share; each finds the limit 3, all slots free, and nothing running."""
+    """Yield the API address of a lab that tests share; each finds one limit, 3, all slots free, and nothing running."""
     forget_servers(monkeypatch)
     monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
     url = server.use()
@@ -160,7 +160,9 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     unfinished = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
     left = {run["id"] for run in rest.rows(endpoints.flow_runs(state=unfinished, future=True))}
     left |= {run["flow_run_id"] for run in rest.rows(endpoints.task_runs(state=unfinished))}
-    rest.gather([endpoints.delete("flow_runs", run) for run in left - {None}])
+    others = {counter["name"] for counter in rest.send(endpoints.counters())} - {f"tag:{limits.TAG}"}
+    unwanted = [("flow_runs", run) for run in left - {None}] + [("v2/concurrency_limits", name) for name in others]
+    rest.gather([endpoints.delete(*one) for one in unwanted])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import ssl
 from pathlib import Path
 
+import pytest
 from prefect.settings import get_current_settings
 from support.commands import answer, refused, run
 
@@ -33,6 +34,7 @@ def test_a_flow_of_the_command_sends_no_heartbeats_and_a_worker_s_does() -> None
     assert get_current_settings().flows.heartbeat_frequency == usual is not None
 
 
+@pytest.mark.long
 def test_the_benchmark_measures_what_is_chosen(shared_lab: str, tmp_path: Path) -> None:
     chosen = ["--engines", "thread pool,batches,tag limit", "--tasks", "7", "--seconds", "0.2", "--limit", "3"]
     figures = answer(run(BENCH, *chosen, "--json", "--svg", str(tmp_path / "bench.svg")))

@@ -16,6 +16,7 @@ from flows import settings
 from flows.api import endpoints, rest, server
 
 
+@pytest.mark.long
 @pytest.mark.guard("gateway")
 def test_a_user_s_own_header_is_what_is_sent(guarded) -> None:
     url = guarded("gateway")
@@ -114,6 +115,7 @@ def test_a_worker_with_what_the_lab_says_to_export(guarded) -> None:
     eventually(lambda: task_runs(flow_run["id"]) == 3)
 
 
+@pytest.mark.long
 @pytest.mark.guard("gateway, then basic")
 def test_both_kinds_set_at_once(guarded) -> None:
     url = guarded("gateway")

@@ -97,6 +97,7 @@ def test_a_variable_that_keeps_from_a_named_server_is_named(
     assert re.search(rf"\b{name}\b", line) and "unset" in line, line
 
 
+@pytest.mark.long
 def test_a_socket_that_is_gone_is_repaired(copied_lab: Path) -> None:
     lab.up()
     for gone in (

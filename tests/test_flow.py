@@ -98,6 +98,7 @@ def test_what_is_shown_to_people(shared_lab: str) -> None:
     assert re.search(r"Completed: 3 of 3 queries, peak concurrency [123] \(limit 3\), wall \d", done.stdout)
 
 
+@pytest.mark.long
 def test_a_bar_says_how_many_run_wait_and_are_done(shared_lab: str, tmp_path: Path) -> None:
     """On a terminal, that is; where Prefect would send usage data, and say so the first time."""
     outer, inner = pty.openpty()
@@ -209,6 +210,7 @@ def test_every_kind_of_value_reaches_the_mart(questions: Callable[..., None]) ->
     assert table("none") == [] and table("nulls") == [(None, "a")]
 
 
+@pytest.mark.long
 def test_the_limit_holds_for_two_processes_together(shared_lab: str) -> None:
     both = [start(FLOW, "--queries", ",".join(EIGHT), "--json") for _ in range(2)]
     reports = [answer(subprocess.CompletedProcess("", 0, *one.communicate(timeout=200))) for one in both]
@@ -237,21 +239,35 @@ def test_a_named_server_without_a_limit_is_left_alone_and_warned_of(
     assert "prefect" not in lab.status().pids, "a Prefect server was started beside the one that was named"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--queries", "busiest_clerk"], "Did you mean busiest_clerks?"),
-        (["--queries", ""], "There is no query ''"),
-        (["--limit", "0"], "'0' is not a whole number"),
-        (["--limit", "abc"], "'abc' is not a whole number"),
-        (["--scale", "-1"], "'-1' is not a number"),
-        (["--scale", "nan"], "'nan' is not a number"),
-        (["--nonsense"], "unrecognized arguments"),
-    ],
-)
-def test_bad_arguments_are_refused_before_anything_starts(new_lab: Path, arguments: list[str], said: str) -> None:
-    assert said in refused(run(FLOW, *arguments))
+BAD = {
+    "--queries busiest_clerk": "Did you mean busiest_clerks?",
+    "--queries ": "There is no query ''",
+    "--limit 0": "'0' is not a whole number",
+    "--limit abc": "'abc' is not a whole number",
+    "--scale -1": "'-1' is not a number",
+    "--scale nan": "'nan' is not a number",
+    "--nonsense": "unrecognized arguments",
+}
+EACH = """
+import sys
+from flows import cli, prefect_flow
+for arguments in sys.argv[1:]:
+    sys.argv[1:] = arguments.split(" ")
+    try:
+        cli.run(prefect_flow.main)
+    except SystemExit as end:
+        print(end.code)
+"""
+
+
+def test_bad_arguments_are_refused_before_anything_starts(new_lab: Path) -> None:
+    """All in one process, because importing Prefect takes two seconds."""
+    done = subprocess.run([sys.executable, "-c", EACH, *BAD], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"] * len(BAD)
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(BAD) and all(said in line for said, line in zip(BAD.values(), lines, strict=True)), lines
     assert not new_lab.exists()
+    assert "There is no query 'nonsense'" in refused(run(FLOW, "--queries", "nonsense"))
 
 
 @pytest.mark.parametrize(
@@ -283,6 +299,7 @@ def test_a_folder_that_cannot_be_written_is_said_where_all_else_is_named(shared_
     assert "cannot be used" in refused(run(FLOW, **named, FLOWS_LAB_DIR=str(tmp_path / "file" / "lab")))
 
 
+@pytest.mark.long
 def test_a_server_that_hangs_is_said(new_lab: Path) -> None:
     import socket
 

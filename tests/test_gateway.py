@@ -219,6 +219,7 @@ def test_no_path_leads_round_the_gateway(guarded) -> None:
     assert refusal.headers["www-authenticate"].startswith("Bearer") and "gateway" in refusal.json()["detail"]
 
 
+@pytest.mark.long
 @pytest.mark.guard("gateway, https")
 def test_https_with_a_certificate_of_its_own(guarded, guarded_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = guarded("gateway", https=True)

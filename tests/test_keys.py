@@ -31,6 +31,7 @@ def test_secrets_lie_where_only_their_owner_may_read(guarded, guarded_folder: Pa
     assert commands and not [secret for secret in secrets() if secret in commands]
 
 
+@pytest.mark.long
 @pytest.mark.guard("gateway")
 def test_keys_are_issued_rotated_and_revoked_with_no_downtime(guarded) -> None:
     url = guarded("gateway")
@@ -132,6 +133,7 @@ def test_a_keys_file_that_was_spoilt_by_hand_is_refused(new_lab: Path) -> None:
         keys.bearer()
 
 
+@pytest.mark.long
 @pytest.mark.search
 def test_no_secret_is_left_anywhere(guarded, guarded_folder: Path) -> None:
     """The last of the guarded lab's tests: no secret was printed, logged or stored, except where secrets belong."""

@@ -25,6 +25,7 @@ from flows.api import server
 from flows.lab import prefect_server, processes, state
 
 
+@pytest.mark.long
 def test_up_status_down_leave_no_process(new_lab: Path) -> None:
     first = answer(run(LAB, "up", "--json"))
     assert set(first) == {"running", "api_url", "prefect_version", "auth", "database", "pids"}
@@ -41,6 +42,7 @@ def test_up_status_down_leave_no_process(new_lab: Path) -> None:
     assert run(LAB, "down").returncode == 0, "down twice in a row"
 
 
+@pytest.mark.long
 def test_down_keeps_the_state_and_reset_deletes_it(copied_lab: Path) -> None:
     url = lab.up().api_url
     httpx.post(f"{url}/concurrency_limits/", json={"tag": "kept", "concurrency_limit": 7}).raise_for_status()
@@ -75,6 +77,7 @@ def test_only_loopback_and_only_its_own_page(copied_lab: Path) -> None:
     assert allowed not in httpx.get(f"{url}/health", headers={"Origin": "http://evil.example"}).headers
 
 
+@pytest.mark.long
 def test_a_taken_port_is_left_alone_and_named(copied_lab: Path) -> None:
     (copied_lab / "lab.json").unlink()  # as a new lab, it begins with the usual port
     with socket.socket() as taken:
@@ -183,6 +186,7 @@ def test_up_that_is_killed_while_the_server_starts_is_redone(new_lab: Path) -> N
     assert [server.pid for server in servers] == [found.pids["prefect"]]
 
 
+@pytest.mark.long
 def test_prefect_imported_before_the_lab_was_up_uses_it(copied_lab: Path) -> None:
     script = """
 from prefect import flow

@@ -92,6 +92,7 @@ def test_what_answers_but_is_no_prefect_server_is_said(new_lab: Path, tmp_path: 
         pages.wait()
 
 
+@pytest.mark.long
 def test_slots_that_a_killed_client_leaked_are_shown_and_freed(shared_lab: str) -> None:
     flow = start(FLOW)
     eventually(lambda: slots() == 3)
@@ -130,6 +131,7 @@ def test_the_holders_are_those_who_run(shared_lab: str) -> None:
     eventually(lambda: slots() == 0)
 
 
+@pytest.mark.long
 def test_the_script_starts_the_lab_where_no_server_is_named(copied_lab: Path) -> None:
     assert answer(run(LIMIT, "--json"))["limit"] == 3
     assert [psutil.Process(process.pid).name() for process in processes_below(copied_lab)]

@@ -260,6 +260,7 @@ def test_a_run_that_lost_its_slots_of_a_global_limit(taken: int, shared_folder: 
     assert ("Others got the slots of this run while it stood still" in err) is bool(taken)
 
 
+@pytest.mark.long
 def test_a_refused_connection_names_the_run_that_keeps_them(shared_lab: str, tmp_path: Path, monkeypatch) -> None:
     warehouse.prepare()
     monkeypatch.setattr(notes, "STILL", 1)

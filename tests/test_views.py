@@ -75,6 +75,7 @@ def running(shared_lab: str) -> Iterator[threading.Thread]:
     rest.call("DELETE", f"concurrency_limits/tag/{TAG}")
 
 
+@pytest.mark.long
 def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, tmp_path: Path) -> None:
     eventually(lambda: len(pages.overview(flow="views test", state=["Running"]).flow_runs))
     id_ = pages.overview(flow="views test", state=["Running"]).flow_runs["flow_run_id"].iloc[0]

@@ -124,6 +124,7 @@ def test_the_queries_read_every_table_and_show_what_sql_can_do() -> None:
     )
 
 
+@pytest.mark.long
 def test_a_load_that_is_killed_leaves_nothing_and_is_redone(new_lab: Path) -> None:
     lab.database("warehouse")
     loading = subprocess.Popen([sys.executable, "-c", "from flows import warehouse; warehouse.prepare(0.3)"])
@@ -186,6 +187,7 @@ def own_database(tmp_path: Path) -> Iterator[str]:
         assert list(processes.working_in(data, "postgres")) == []
 
 
+@pytest.mark.long
 def test_the_queries_run_against_a_warehouse_of_the_user_s(shared_lab: str, own_database: str) -> None:
     owner = own_database.replace("reader:correct-horse", "postgres")
     assert "lacks the table" in refused(run(FLOW, WAREHOUSE_URL=own_database))
