@@ -71,7 +71,7 @@ ELSEWHERE = {
     "streamlit run streamlit/rest_api_app.py": ("tests/test_browser.py", "rest_api_app.py"),
     "lint-imports": (".ci/run", "lint-imports"),
     "pre-commit run": ("tests/test_contributing.py", "pre-commit run --all-files"),
-    "sphinx-build": ("tests/test_site.py", '"-c", "docs", ".", "site/html"'),
+    "sphinx-build": ("tests/test_site.py", '"sphinx-build"'),
     "uv sync": (".ci/run", "uv sync"),
     "uv sync --group dask": ("tests/conftest.py", '"--group", "dask"'),
     "uv sync --no-group lab": ("tests/test_imports.py", '"--no-group", "lab"'),
