@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, expect
+from test_contributing import LEFT_OUT
 
 from flows import settings
 
@@ -22,30 +24,17 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the site, made from a copy of what git knows, as the document says."""
+    """Return the folder of the site, made from a copy of the kit as the document says."""
     assert importlib.util.find_spec("sphinx"), "install it: uv sync --group docs"
-    folder = tmp_path_factory.mktemp("site")
-    names = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(names, cwd=settings.PROJECT, check=True, capture_output=True, text=True).stdout.splitlines()
-    for name in files:
-        if (settings.PROJECT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((settings.PROJECT / name).read_bytes())
-    sphinx = [
-        Path(sys.executable).with_name("sphinx-build"),
-        "-q",
-        "-W",
-        "--keep-going",
-        "-c",
-        "docs",
-        ".",
-        "site/html",
-    ]
+    folder = tmp_path_factory.mktemp("site") / "kit"
+    shutil.copytree(settings.PROJECT, folder, ignore=LEFT_OUT)
+    strictly = ["-q", "-W", "--keep-going"]
     built = subprocess.run(
-        sphinx, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False
-    )
+        [Path(sys.executable).with_name("sphinx-build"), *strictly, "-c", "docs", ".", "made/html"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (built.returncode, built.stderr) == (0, ""), built.stderr
-    return folder / "site" / "html"
+    return folder / "made" / "html"
 
 
 def pages(site: Path) -> list[Path]:
