@@ -535,7 +535,7 @@ def cancel_in(state: str, deployment: str, pids: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("runner", ["serve", "worker"])
+@pytest.mark.parametrize("runner", [pytest.param("serve", marks=pytest.mark.weekly), "worker"])
 def test_a_run_of_a_deployment_ends_when_it_is_cancelled(runner: str, shared_lab: str, tmp_path: Path) -> None:
     script = settings.PROJECT / "tests" / "obedient.py"
     flow = rest.call("POST", "flows/", {"name": "obedient"})["id"]

@@ -289,7 +289,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("user", ["ordinary", "root"])
+@pytest.mark.parametrize("user", ["ordinary", pytest.param("root", marks=pytest.mark.weekly)])
 def test_the_main_job_in_a_long_path_with_spaces(copy: Path, user: str) -> None:
     """As an ordinary user, and as root in a folder that only root may enter."""
     assert os.getuid() == 0, "the tests change users, which takes root; run them with sudo, as .ci/run does"

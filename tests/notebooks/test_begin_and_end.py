@@ -22,7 +22,8 @@ def runs(*flows: str) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["02_limits", pytest.param("03_parallel_flow", marks=pytest.mark.weekly)])
+@pytest.mark.weekly
+@pytest.mark.parametrize("name", ["02_limits", "03_parallel_flow"])
 def test_a_lesson_can_be_taken_again_in_the_same_kernel(name: str, lab_folder: Path) -> None:
     """In another kernel on the same lab it is taken by the other tests here."""
     server.use()
