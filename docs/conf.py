@@ -59,8 +59,14 @@ def level_headings(app: Sphinx, page: str, template: str, context: dict[str, Any
         context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
 
 
+def skip_fields(app: Sphinx, kind: str, name: str, member: object, *_: object) -> bool | None:
+    """Leave out the fields of named tuples, which the signature shows already."""
+    return True if (member.__doc__ or "").startswith("Alias for field number") else None
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above, and show diagrams as their source, which says the same: Mermaid needs a network."""
     app.connect("source-read", add_contents)
     app.connect("html-page-context", level_headings, priority=900)  # after Furo made them
+    app.connect("autodoc-skip-member", skip_fields)
     app.add_lexer("mermaid", TextLexer)
