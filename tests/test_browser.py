@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
+from support.browsers import barriers
 from support.commands import FLOW, answer, run, start
 from support.labs import kill
 from support.servers import free_port, proxied
@@ -530,9 +531,7 @@ def test_no_page_has_a_serious_barrier(shared_lab: str, serve, page: Page, deplo
     }.items():
         page.goto(address)
         expect(seen).to_be_visible()
-        for broken in Axe().run(page, context={"exclude": [[".token"]]}).response["violations"]:
-            if broken["impact"] in ("serious", "critical"):
-                found.append((address, broken["id"], [node["html"][:200] for node in broken["nodes"]]))
+        found += barriers(page, context={"exclude": [[".token"]]})
     rest.call("DELETE", f"flow_runs/{flow_run}")
     assert found == [], "\n".join(map(str, found))
 

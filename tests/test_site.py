@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, expect
+from support.browsers import barriers
 from test_contributing import LEFT_OUT
 
 from flows import settings
@@ -72,7 +72,7 @@ def test_links_lead_somewhere(site: Path) -> None:
 
 
 def test_anybody_can_read_it_without_a_network(site: Path, browser: Browser) -> None:
-    barriers, asked = [], []
+    found, asked = [], []
     context = browser.new_context(offline=True)
     page = context.new_page()
     page.on("request", lambda request: asked.append(request.url))
@@ -80,10 +80,7 @@ def test_anybody_can_read_it_without_a_network(site: Path, browser: Browser) -> 
     of_modules = sorted((site / "docs" / "reference").glob("*.html"))
     for file in sorted({*pages(site)} - {*of_modules[3:], site / "index.html"}):
         page.goto(file.as_uri())
-        for broken in Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]:
-            if broken["impact"] in ("serious", "critical"):
-                places = [node["html"][:150] for node in broken["nodes"][:3]]
-                barriers.append((file.name, broken["id"], places))
+        found += barriers(page, options={"resultTypes": ["violations"]})
     page.goto((site / "index.html").as_uri())
     expect(page.get_by_role("heading", level=1)).to_contain_text("Run many SQL queries in parallel")
     page.get_by_placeholder("Search").fill("lease")
@@ -92,4 +89,4 @@ def test_anybody_can_read_it_without_a_network(site: Path, browser: Browser) -> 
     expect(page.get_by_role("heading", name="Glossary")).to_be_visible()
     context.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert barriers == []
+    assert found == []

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import nbconvert
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
+from support.browsers import barriers
 from support.notebooks import NAMES, read
 
 # What nbconvert's own template colours, and no lesson can change: the numbers of the cells, the code, and links.
@@ -22,8 +22,6 @@ def test_an_exported_lesson_is_accessible(browser: Browser, tmp_path: Path) -> N
         file = tmp_path / f"{name}.html"
         file.write_text(html)
         page.goto(file.as_uri())
-        for broken in Axe().run(page, context=WHOSE, options=RULES).response["violations"]:
-            if broken["impact"] in ("serious", "critical"):
-                found.append((name, broken["id"], [node["html"][:150] for node in broken["nodes"][:3]]))
+        found += barriers(page, context=WHOSE, options=RULES)
     page.close()
     assert found == []

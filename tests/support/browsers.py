@@ -5,8 +5,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows import settings
 
@@ -32,6 +34,15 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
         yield browser
         browser.close()
+
+
+def barriers(page: Page, **axe: Any) -> list[tuple[str, str, list[str]]]:
+    """Return what axe finds serious on a page: the address, the rule, and the elements; `axe` is for `Axe.run`."""
+    return [
+        (page.url, broken["id"], [node["html"][:200] for node in broken["nodes"]])
+        for broken in Axe().run(page, **axe).response["violations"]
+        if broken["impact"] in ("serious", "critical")
+    ]
 
 
 def forget_scripts() -> None:
