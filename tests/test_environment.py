@@ -169,7 +169,7 @@ def test_another_program_on_the_port_is_not_taken_for_the_lab_s_server(copied_la
         assert starting.poll() is None
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Always200) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        out, err = starting.communicate(timeout=300)
+        out, err = starting.communicate(timeout=120)
         other.shutdown()
     assert starting.returncode == 0, err
     assert f":{port}/" not in answer(subprocess.CompletedProcess("", 0, out, err))["api_url"]

@@ -98,7 +98,7 @@ def test_two_labs_that_start_at_the_same_moment_take_two_ports(new_lab: Path) ->
     folders = [new_lab, new_lab.parent / "other"]
     both = [start(LAB, "up", "--json", FLOWS_LAB_DIR=str(folder)) for folder in folders]
     try:
-        said = [process.communicate(timeout=300) for process in both]
+        said = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [0, 0], said
         urls = {json.loads(out.splitlines()[-1])["api_url"] for out, _ in said}
         assert len(urls) == 2 and {httpx.get(f"{url}/health").status_code for url in urls} == {200}

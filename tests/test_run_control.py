@@ -194,7 +194,7 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
                 time.sleep(notes.STILL + 2)  # until the other run says so
                 expire(shared_folder)
             eventually(lambda: run_id not in {holder["flow_run_id"] for holder in limits.read().holders}, 150)
-            eventually(lambda: len(limits.read().holders) == 2)
+            eventually(lambda: slots() == 2)
         finally:
             stopped.send_signal(signal.SIGCONT)
         out, err = stopped.communicate(timeout=100)
