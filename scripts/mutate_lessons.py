@@ -35,6 +35,8 @@ IDLE = {  # what a change looks like that no lesson can notice, and why
     r"^without my_guess = ": "a guess is empty in the stored lesson; tests/notebooks look after its cell",
     r" in place of .* in .*(Slider\(|SelectMultiple\(|width=|strokeDash=|domain=)": "it only lays out something",
     r" in place of (\S+) in .*(time\.sleep\(|timeout=|seconds=|monotonic\(\) \+ )\1\b": "a pause may be longer",
+    r"^without time\.sleep\(.* in a loop that waits$": "without a pause, it asks more often",
+    r" in guesses\.compare\(": "nobody made a guess, so nobody reads what it is compared with",
     r" in place of .* in .*(retries|retry_\w+)=": "it is tried again only if the database refuses it",
 }
 SWAPPED = {"wait": "result", "result": "wait"}
@@ -61,7 +63,8 @@ def mutations(source: str) -> Iterator[tuple[str, str]]:
             tree, same = _copy(source, place)
             line = ast.unparse(same.body.pop(number))
             same.body = same.body or [ast.Pass()]
-            yield f"without {line.splitlines()[0]}", ast.unparse(tree)
+            waiting = " in a loop that waits" if isinstance(node, ast.While) else ""
+            yield f"without {line.splitlines()[0]}{waiting}", ast.unparse(tree)
         tree, same = _copy(source, place)
         if isinstance(same, ast.Call) and any(keyword.arg == "tags" for keyword in same.keywords):
             same.keywords = [keyword for keyword in same.keywords if keyword.arg != "tags"]

@@ -13,6 +13,8 @@ import learner
 SOURCE = """@task(tags=["database"], retries=2)
 def count():
     return ask(0.5).result()
+while count():
+    time.sleep(1)
 """
 
 
@@ -25,10 +27,19 @@ def test_each_kind_of_change_is_made_once_for_each_place() -> None:
         "wait in place of result in return ask(0.5).result()",
         '3 in place of 2 in @task(tags=["database"], retries=2)',
         "1.5 in place of 0.5 in return ask(0.5).result()",
+        "without while count():",
+        "without time.sleep(1) in a loop that waits",
+        "2 in place of 1 in time.sleep(1)",
     }
     assert made['without tags in @task(tags=["database"], retries=2)'].startswith("@task(retries=2)\ndef count")
-    assert made["without return ask(0.5).result()"].endswith("def count():\n    pass")
-    assert made["wait in place of result in return ask(0.5).result()"].endswith("ask(0.5).wait()")
+    idle = {what for what in made if mutate_lessons.why_idle(mutate_lessons.Mutation(0, what, "", False))}
+    assert idle == {
+        "without time.sleep(1) in a loop that waits",
+        "2 in place of 1 in time.sleep(1)",
+        '3 in place of 2 in @task(tags=["database"], retries=2)',
+    }
+    assert "def count():\n    pass\n" in made["without return ask(0.5).result()"]
+    assert "ask(0.5).wait()\n" in made["wait in place of result in return ask(0.5).result()"]
 
 
 def test_a_lesson_s_code_and_solutions_are_changed_and_not_its_parameters() -> None:
