@@ -72,6 +72,7 @@ ELSEWHERE = {
     "lint-imports": (".ci/run", "lint-imports"),
     "pre-commit run": ("tests/test_contributing.py", "pre-commit run --all-files"),
     "sphinx-build": ("tests/test_site.py", '"sphinx-build"'),
+    "sphinx-build -b linkcheck": (".github/workflows/weekly.yml", "sphinx-build -b linkcheck -c docs . site/links"),
     "uv sync": (".ci/run", "uv sync"),
     "uv sync --group dask": ("tests/conftest.py", '"--group", "dask"'),
     "uv sync --no-group lab": ("tests/test_imports.py", '"--no-group", "lab"'),
