@@ -1,11 +1,11 @@
 """The figures that the documents quote are those that the scripts stored in docs/figures, and stand in one place."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.figures import stored
 from support.notebooks import prose, read
 
 from flows import settings
@@ -18,10 +18,6 @@ ENGINES = {
 }
 GROWTH = ["span_seconds", "peak", "requests_per_task", "refused_per_task", "server_cpu_ms_per_task"]
 GROWTH += ["client_mb", "server_mb"]
-
-
-def stored(name: str) -> list[dict]:
-    return json.loads((DOCS / "figures" / f"{name}.json").read_text())["rows"]
 
 
 def table(document: str, head: str) -> Iterator[list[str]]:
