@@ -52,7 +52,6 @@ ELSEWHERE = {
     "jupyter nbconvert": ("tests/test_contributing.py", "following_the_document"),
     "papermill": (".ci/run", "papermill --cwd notebooks"),
     "prefect concurrency-limit ls": ("tests/test_prefect2.py", '"concurrency-limit", "ls"'),
-    "prefect deploy": ("tests/test_drills.py", '"deploy"'),
     "prefect deploy --all": ("tests/test_drills.py", '"deploy", "--all"'),
     "prefect deployment run": ("tests/test_shown_commands.py", "prefect deployment run main_etl/main_etl"),
     "prefect profile": ("tests/test_values.py", '"profile"'),
