@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
+from support import figures
 from support.browsers import chromium, forget_scripts
 from support.commands import FLOW, kill_started, run
 from support.labs import SESSION, copy, processes_below, slots, sweep
@@ -99,6 +100,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if named:
         places = " and ".join(f"{name} in {settings.origin(name)}" for name in named)
         pytest.exit(f"The tests would use your own server: there is {places}. Move that away while they run.", 2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that replaces the figures which documents quote."""
+    parser.addoption("--store", action="store_true", help="write what tests measure to docs/figures")
+
+
+@pytest.fixture
+def store(pytestconfig: pytest.Config) -> figures.Store:
+    """Return a function that prints rows of figures and, with --store, writes them to a file in docs/figures."""
+    return figures.store if pytestconfig.getoption("store") else figures.show
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,4 +1,7 @@
-"""The figures that the documents give of the main job, measured again: `uv run pytest -n 0 -m figures -s`."""
+"""The figures that the documents give of the main job, measured again: `uv run pytest -n 0 -m figures -s`.
+
+With `--store`, they are written to docs/figures, and tests/test_quoted_figures.py says where documents quote others.
+"""
 
 import contextlib
 import functools
@@ -16,22 +19,40 @@ import psycopg
 import pytest
 from support.commands import FLOW, answer, run
 from support.drills import alter
+from support.figures import Store
 from support.labs import processes_below
 
 import lessons
 from flows import lab, limits, notes, prefect_flow, report, warehouse
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, server
 from flows.lab import keys, prefect_server
 from flows.monitor import replay
 
 
 @pytest.mark.figures
-def test_from_nothing_to_the_first_result_and_the_memory_at_rest(new_lab: Path) -> None:
-    for name in ("from nothing", "with the lab running"):
+def test_from_nothing_to_the_first_result_and_the_memory_at_rest(new_lab: Path, store: Store) -> None:
+    rows = []
+
+    def measure(what: str, act: Callable[[], Any]) -> Any:
         called = time.monotonic()
-        report = answer(run(FLOW, "--json"))
-        print(f"\n{name}: {time.monotonic() - called:.1f} s, {report['wall_seconds']:.1f} s of it for the flow", end="")
+        returned = act()
+        rows.append({"what": what, "seconds": round(time.monotonic() - called, 1)})
+        return returned
+
+    def whole_command(what: str) -> str:
+        report = measure(what, lambda: answer(run(FLOW, "--json")))
+        rows[-1]["flow_seconds"] = round(report["wall_seconds"], 1)
         assert report["completed"] == 20
+        return report["flow_run_id"]
+
+    whole_command("the command, from nothing")
+    called = pd.Timestamp.now("UTC")
+    flow_run = whole_command("the command, on a lab that runs")
+    server.use()
+    started = [row["start_time"] for row in rest.rows(endpoints.task_runs(flow_run=flow_run, tag=limits.TAG))]
+    rows.append(
+        {"what": "to the first query", "seconds": round((pd.Timestamp(min(started)) - called).total_seconds(), 1)}
+    )
     # What is shared between PostgreSQL's processes counts once.
     used = 0.0
     for process in processes_below(new_lab):
@@ -40,6 +61,11 @@ def test_from_nothing_to_the_first_result_and_the_memory_at_rest(new_lab: Path) 
     print(f"\nmemory of the lab at rest: {used:.0f} MB")
     assert used < 700
     assert psutil.Process(lab.status().pids["prefect"]).is_running()
+    lab.down()
+    measure("a lab that was stopped", lab.up)
+    lab.reset()
+    measure("a new lab", lab.up)
+    store("start", rows)
 
 
 @pytest.mark.figures
@@ -66,7 +92,7 @@ def spans(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 @pytest.mark.figures
-def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path) -> None:
+def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path, store: Store) -> None:
     """Wall time over ideal time of the 20 queries, in turns; without Prefect, in a pool of three threads, as well."""
     limits.ensure(limits.TAG, 3, "global")
     alter("connection limit 20")  # without Prefect, nothing tries again if a connection has not quite ended
@@ -85,15 +111,18 @@ def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path) -> No
         wall, ideal = time.time() - called, report.ideal_seconds([end - start for start, end in done], 3)
         assert len(done) == 20 and report.peak_concurrency(done) <= 3
         ratios[way].append((wall / ideal, wall, ideal))
-    for way, turns in ratios.items():
-        ratio, wall, ideal = map(statistics.median, zip(*turns[1:], strict=True))  # the first one warms up
-        print(f"\n{way}: wall / ideal {ratio:.2f}; wall {wall:.1f} s, ideal {ideal:.1f} s (medians of 5)", end="")
+    names = "ratio", "wall_seconds", "ideal_seconds"
+    medians = {
+        way: map(statistics.median, zip(*turns[1:], strict=True)) for way, turns in ratios.items()
+    }  # [0] warms up
+    rounded = {way: [round(figure, 2) for figure in figures] for way, figures in medians.items()}
+    store("queries", [{"way": way, **dict(zip(names, rounded[way], strict=True))} for way in ways])
     rest.send(endpoints.delete("v2/concurrency_limits", limits.TAG))
     alter(f"connection limit {limits.DEFAULT}")
 
 
 @pytest.mark.figures
-def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
+def test_what_the_gateway_adds_to_a_request(new_lab: Path, store: Store) -> None:
     """The same server, asked through the gateway and on the socket behind it, in turns."""
     url = lab.up("gateway").api_url
     by_socket = httpx.HTTPTransport(uds=str(prefect_server.socket_file(new_lab / "prefect")))
@@ -109,14 +138,17 @@ def test_what_the_gateway_adds_to_a_request(new_lab: Path) -> None:
                 assert client.get("/health").status_code == 200
                 if turn >= 50:  # the first ones warm up
                     taken[way].append(1000 * (time.perf_counter() - called))
-    medians = {way: statistics.median(times) for way, times in taken.items()}
-    print("\n" + ", ".join(f"{way} {median:.2f} ms" for way, median in medians.items()), "(median of 500)")
+    medians = {way: round(statistics.median(times), 2) for way, times in taken.items()}
+    store("gateway", [{"way": way, "median_ms": median} for way, median in medians.items()])
     assert medians["through the gateway"] < 10 * medians["past it"]
 
 
+WORK = {"sleeping": "select pg_sleep(0.6)", "computing": "select sum(sqrt(n)) from generate_series(1, 2500000) as n"}
+
+
 @pytest.mark.figures
-@pytest.mark.parametrize("sql", ["select pg_sleep(0.6)", "select sum(sqrt(n)) from generate_series(1, 2500000) as n"])
-def test_how_far_off_a_replay_is(shared_lab: str, sql: str) -> None:
+@pytest.mark.parametrize("work", ["sleeping", "computing"])
+def test_how_far_off_a_replay_is(shared_lab: str, work: str, store: Store) -> None:
     """A run under a limit of 3, replayed for others, beside real runs: of queries that sleep, and of some that work."""
     from prefect import flow, task
     from prefect.runtime import flow_run
@@ -126,7 +158,7 @@ def test_how_far_off_a_replay_is(shared_lab: str, sql: str) -> None:
     @task(tags=["replayed"], task_run_name="query")
     def query() -> None:
         with psycopg.connect(address) as connection:
-            connection.execute(sql.encode())
+            connection.execute(WORK[work].encode())
 
     @flow(name="replayed")
     def twenty() -> str:
@@ -147,13 +179,12 @@ def test_how_far_off_a_replay_is(shared_lab: str, sql: str) -> None:
         run_under(6)  # warms up, also the server, which answers the first requests of a kind more slowly
     recorded = run_under(3)
     costs = replay.costs(recorded)
-    print(f"\n{sql}: {costs}")
     again = seconds(replay.replay(recorded, 3, costs))
-    print(f"limit 3, recorded: {seconds(recorded):.1f} s, and replayed {again:.1f} s")
+    print(f"\n{work}: {costs}; limit 3, recorded: {seconds(recorded):.1f} s, and replayed {again:.1f} s")
+    rows = []
     for limit in range(1, 7):
         predicted, measured = seconds(replay.replay(recorded, limit, costs)), seconds(run_under(limit))
-        print(
-            f"limit {limit}: predicted {predicted:5.1f} s, measured {measured:5.1f} s, {predicted / measured - 1:+.0%}"
-        )
+        rows.append({"limit": limit, "predicted_seconds": round(predicted, 2), "measured_seconds": round(measured, 2)})
+    store(f"replay-{work}", rows)
     # Others on the machine move both of a prediction and a measurement, but not a replay of what was recorded.
     assert again == pytest.approx(seconds(recorded), rel=0.15)

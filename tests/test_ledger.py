@@ -14,7 +14,7 @@ import pytest
 import sessions
 from streamlit.testing.v1 import AppTest
 from support.commands import FLOW, answer, run, start
-from support.figures import store
+from support.figures import Store
 from support.labs import slots
 from support.waiting import eventually
 
@@ -277,7 +277,7 @@ class Watch:
 
 
 @pytest.mark.figures
-def test_the_ledger_agrees_with_postgresql(app: AppTest, shared_lab: str) -> None:
+def test_the_ledger_agrees_with_postgresql(app: AppTest, shared_lab: str, store: Store) -> None:
     """Twenty runs, of which five are killed: in how many seconds both count the same, and how soon leaks are named.
 
     A query connects after its slot was given, and closes before that. So they count the same in a second if there was
@@ -321,15 +321,15 @@ def test_the_ledger_agrees_with_postgresql(app: AppTest, shared_lab: str) -> Non
         "named_after_seconds": [round(min(took)), round(max(took))],
         "false_alarms": len(watch.outsiders),
     }
-    print(f"\n{figures}\nApart in:\n{seconds[~same].round(2).to_string()}")
-    store("ledger", figures)
+    print(f"\nApart in:\n{seconds[~same].round(2).to_string()}")
+    store("ledger", [figures])
     leaked = set(watch.page.lanes.loc[watch.page.lanes["leaked"], "task_run_id"]) - before
     assert leaked == died.keys() and max(took) <= 90 and not watch.outsiders
     assert same.mean() >= 0.95, "on a quiet machine it is more than 0.99"
 
 
 @pytest.mark.figures
-def test_outsiders_are_named_at_the_next_refresh(app: AppTest, shared_lab: str) -> None:
+def test_outsiders_are_named_at_the_next_refresh(app: AppTest, shared_lab: str, store: Store) -> None:
     """Twenty of them, one every three seconds, for three seconds each, on a page that refreshes every two."""
     page, planted, found = opened(), {}, {}
     with contextlib.ExitStack() as stack:
@@ -350,6 +350,5 @@ def test_outsiders_are_named_at_the_next_refresh(app: AppTest, shared_lab: str) 
                 assert len(planted) < 20 or time.monotonic() < planted["outsider 19."] + 10, planted.keys() - found
     took = sorted(found[name] - planted[name] for name in found)
     figures = {"outsiders": len(took), "median_seconds": round(took[10], 1), "most_seconds": round(took[-1], 1)}
-    print(f"\n{figures}")
-    store("outsiders", figures)
+    store("outsiders", [figures])
     assert took[-1] <= 2.5 * PACE

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from simulate_slots import ASK, CLIENT, GIVE_BACK, STORE, simulate
+from support.figures import FOLDER, stored
 from support.notebooks import prose, read
 
 from flows import settings
@@ -18,10 +20,12 @@ ENGINES = {
 }
 GROWTH = ["span_seconds", "peak", "requests_per_task", "refused_per_task", "server_cpu_ms_per_task"]
 GROWTH += ["client_mb", "server_mb"]
-
-
-def stored(name: str) -> list[dict]:
-    return json.loads((DOCS / "figures" / f"{name}.json").read_text())["rows"]
+# The simulation's names of what was measured.
+SIMULATED = {
+    "span_seconds": "span_seconds",
+    "refused_per_task": "refused_per_task",
+    "server_cpu_ms_per_task": "server_ms_per_task",
+}
 
 
 def table(document: str, head: str) -> Iterator[list[str]]:
@@ -70,7 +74,7 @@ def test_the_set_ups_that_scale() -> None:
     for (set_up, limit, *figures, busy), row in zip(quoted, stored("scaling"), strict=True):
         assert (set_up, int(limit)) == (row["set_up"], row["limit"])
         exact = [row[name] for name in ("span_seconds", "tasks_per_second", "peak")]
-        assert all_near(figures, exact), (set_up, figures, exact)
+        assert all_near(figures, exact) and row["peak"] <= int(limit), (set_up, figures, exact)
         shares = dict(re.findall(r"([A-Za-z ]+?) (\d+) %", busy))
         assert {name.strip(): int(share) for name, share in shares.items()} == {
             name: round(100 * share) for name, share in row["busy"].items() if share >= 0.05
@@ -83,6 +87,44 @@ def test_the_simulated_processes() -> None:
     for processes, *figures in (row for row in table("scaling.md", "processes") if len(row) > 4):
         exact = [simulated[(int(processes), *which)]["tasks_per_second"] for which in waits]
         assert all_near(figures, exact), (processes, figures, exact)
+
+
+def by_processes() -> dict[int, dict]:
+    return {row["processes"]: row for row in stored("growth") if (row["tasks"], row["limit"]) == (96, 3)}
+
+
+def test_the_simulation_beside_the_measurements() -> None:
+    measured = by_processes()
+    quoted = [row for row in table("scaling.md", "processes") if len(row) == 4]
+    assert [int(processes) for processes, *_ in quoted] == [*measured]
+    for processes, *pairs in quoted:
+        row = measured[int(processes)]
+        simulated = simulate(int(processes), row["tasks"], row["seconds"], row["limit"], wait=0.03)
+        for pair, real, model in zip(pairs, SIMULATED, SIMULATED.values(), strict=True):
+            assert all_near(pair.split(", "), [row[real], simulated[model]]), (processes, pair)
+
+
+def test_what_the_simulation_takes_for_granted() -> None:
+    text = (DOCS / "scaling.md").read_text()
+    for seconds in (ASK, GIVE_BACK, STORE, CLIENT):
+        assert f"{1000 * seconds:.0f} ms" in text
+
+
+def test_how_fair_processes_are_to_each_other() -> None:
+    text = " ".join((DOCS / "performance.md").read_text().split())
+    quoted = re.search(r"a factor of ([\d.]+), of eight by ([\d.]+)\. .* took \((\d+) and (\d+) seconds\)", text)
+    exact = [by_processes()[n][name] for name in ("mean_wait_ratio", "longest_wait") for n in (2, 8)]
+    assert quoted and all_near([*quoted.groups()], exact)
+
+
+def test_ten_times_the_runs_on_paper() -> None:
+    """Twenty queries a run: what they store, by the measurement, and how many requests they send for slots."""
+    rows, size = json.loads((FOLDER / "scaling.json").read_text())["rows_and_bytes_per_task"]
+    for runs, *figures, _ in table("scaling.md", "runs a day"):
+        tasks = 20 * int(runs.replace(",", ""))
+        rate, requests, stored_rows, week = (re.findall(r"[\d.,]+", figure) for figure in figures)
+        exact = [tasks / 86400, 3 * tasks / 86400, 10 * tasks / 86400, tasks * rows / 1e6, 7 * tasks * size / 1e9]
+        assert all_near([*rate, *requests, *stored_rows, *week], exact), (runs, figures, exact)
 
 
 @pytest.mark.parametrize("kind", ["tag", "global"])

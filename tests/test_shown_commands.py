@@ -1,21 +1,26 @@
-"""Each command that README and docs show is run by a test or by CI, or is named here with the reason why it is not.
+"""Each command that documents and lessons show is run by a test or by CI, or is named here with the reason why not.
 
 A new command in a document fails the first test until it has a line in one of the lists.
 """
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+from support.commands import FLOW, run
+from support.notebooks import prose, read
 
+import copies
 from flows import settings
-from flows.api import server
+from flows.api import rest, server
 
 PROJECT = settings.PROJECT
-DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCUMENTS = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
 PROGRAMS = (
     "bash|cp|curl|dask|docker|export|for|git|jupyter|mkdir|papermill|pip|prefect|pytest|python|streamlit|sudo|uv|\\."
 )
@@ -29,6 +34,8 @@ HERE = [
     "prefect deploy --prefect-file scripts/retention.yaml --all",
     "prefect deploy flows/prefect_flow.py:main_etl",
     "prefect deployment run main_etl/main_etl",
+    "prefect deployment schedule ls main_etl/main_etl",
+    "prefect deployment schedule resume main_etl/main_etl ID",
     "python scripts/setup_concurrency_limit.py --global",
 ]
 # What a command begins with, the file that runs it, and the text there that does. The longest beginning counts.
@@ -46,6 +53,7 @@ ELSEWHERE = {
     "papermill": (".ci/run", "papermill --cwd notebooks"),
     "prefect concurrency-limit ls": ("tests/test_prefect2.py", '"concurrency-limit", "ls"'),
     "prefect deploy --all": ("tests/test_drills.py", '"deploy", "--all"'),
+    "prefect deployment run": ("tests/test_shown_commands.py", "prefect deployment run main_etl/main_etl"),
     "prefect profile": ("tests/test_values.py", '"profile"'),
     "prefect server start": ("scripts/engines.py", '"server", "start"'),
     "prefect worker start": ("tests/test_run_control.py", '"worker", "start"'),
@@ -61,17 +69,20 @@ ELSEWHERE = {
     "python scripts/lab.py up --auth": ("tests/test_gateway.py", "--auth"),
     "python scripts/learn.py": ("tests/notebooks/test_copies.py", "scripts/learn.py"),
     "python scripts/metrics.py": ("tests/test_metrics.py", "scripts/metrics.py"),
+    "python scripts/mutate_lessons.py": (".github/workflows/weekly.yml", "scripts/mutate_lessons.py"),
     "python scripts/new_lesson.py": ("tests/test_contributing.py", "new_lesson.py"),
     "python scripts/retention.py": ("tests/test_retention.py", "run(RETENTION"),
     "python scripts/setup_concurrency_limit.py": ("tests/test_limits.py", "run(LIMIT"),
     "python scripts/tested_versions.py": ("tests/test_wheels.py", "tested_versions.table()"),
     "python scripts/simulate_slots.py": ("tests/test_scaling.py", "simulate_slots"),
     "python scripts/test_prefect_auth.py": ("tests/test_imports.py", "scripts/test_prefect_auth.py"),
+    "python scripts/try_newest.py": (".github/workflows/newest.yml", "scripts/try_newest.py"),
     "streamlit run streamlit/main.py": ("tests/test_browser.py", "main.py"),
     "streamlit run streamlit/rest_api_app.py": ("tests/test_browser.py", "rest_api_app.py"),
     "lint-imports": (".ci/run", "lint-imports"),
     "pre-commit run": ("tests/test_contributing.py", "pre-commit run --all-files"),
     "sphinx-build": ("tests/test_site.py", '"sphinx-build"'),
+    "sphinx-build -b linkcheck": (".github/workflows/weekly.yml", "sphinx-build -b linkcheck -c docs . site/links"),
     "uv sync": (".ci/run", "uv sync"),
     "uv sync --group dask": ("tests/conftest.py", '"--group", "dask"'),
     "uv sync --no-group lab": ("tests/test_imports.py", '"--no-group", "lab"'),
@@ -87,7 +98,6 @@ NOT_RUN = {
     "for n in": "is a loop of the main job, as above",
     "git clone": "names an example",
     "mkdir": "makes a folder",
-    "pip": "installs uv, which is there already",
     "sudo apt-get": "installs a Debian package, as .ci/run does",
     "pre-commit install": "writes to .git",
     "prefect concurrency-limit create": "is a part of a bug report",
@@ -102,20 +112,32 @@ NOT_RUN = {
 }
 
 
+def texts() -> dict[str, str]:
+    """Return the text of each document and of each lesson, by its name."""
+    lessons = {name: prose(read(name)) for name in copies.names()}
+    return {document.name: document.read_text() for document in DOCUMENTS} | lessons
+
+
+def shown(text: str) -> list[str]:
+    """Return what `text` shows as code: the lines of its blocks, and what stands between backticks in its sentences."""
+    lines = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+    sentences = re.sub(r"^    .*$|```[^`]*```", "", text, flags=re.MULTILINE)
+    spans = re.findall(r"`([^`]+)`|<code>([^<]+)</code>", sentences)
+    return lines + [span for span in (" ".join("".join(both).split()) for both in spans) if " " in span]
+
+
 def commands() -> dict[str, str]:
-    """Return the commands that the documents show in blocks and tables, and where: without variables and `uv run`."""
-    shown = {}
-    for document in DOCUMENTS:
-        text = document.read_text()
-        spans = [span for row in re.findall(r"^\|.*", text, re.MULTILINE) for span in re.findall(r"`([^`]+)`", row)]
-        for line in [*re.findall(r"^    (\S.*)$", text, re.MULTILINE), *spans]:
+    """Return the commands that the documents and lessons show, and where: without variables and `uv run`."""
+    found = {}
+    for name, text in texts().items():
+        for line in shown(text):
             command = re.sub(r"\s+#.*", "", line)
             command = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", command.removeprefix("pip install uv && "))
             command = re.sub(r"^uv run(?: --[\w-]+(?: (?!python|pytest|sphinx)\w+)?)* ", "", command)
             command = re.sub(r"^\.venv\S*/bin/", "", command)
             if re.match(rf"(?:{PROGRAMS}|lint-imports|pre-commit|sphinx-build)(?: |$)", command):
-                shown[command.strip()] = document.name
-    return shown
+                found[command.strip()] = name
+    return found
 
 
 def test_each_command_of_the_documents_is_run() -> None:
@@ -138,12 +160,26 @@ def test_what_runs_a_command_is_there(begins: str) -> None:
     assert text in (PROJECT / file).read_text()
 
 
+def programs() -> list[str]:
+    """Return the Python programs in the documents that users run in the kit, in an order in which they can be run."""
+    names = "auth_quick_reference.md", "authentication_guide.md", "architecture.md"
+    blocks = [re.findall(r"^((?:    .*\n|\n(?=    ))+)", texts()[name], re.MULTILINE) for name in names]
+    chosen = [textwrap.dedent(block).strip() for of_one in blocks for block in of_one]
+    return [block.replace("…", "...") for block in chosen if block.startswith(("import ", "from "))]
+
+
 @pytest.mark.long
 def test_these_commands_work_as_shown(copied_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = server.use()
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    for command in HERE:
+    python = [f"python -c {shlex.quote(program)}" for program in programs()]
+    assert len(python) == 3
+    assert run(FLOW, "--queries", "revenue_by_region_and_year").returncode == 0  # for a mart to open
+    for command in [*HERE, *python]:
         typed = command.replace("http://localhost:4200/api", address)
+        if typed.endswith(" ID"):  # of the schedule in prefect.yaml, which a command before this one deployed
+            (schedule,) = rest.call("GET", "deployments/name/main_etl/main_etl")["schedules"]
+            typed = typed.replace(" ID", f" {schedule['id']}")
         typed = re.sub(r" \.env$", f" {copied_lab}/.env", typed)  # in the project, other tests would read it
         done = subprocess.run(
             typed, shell=True, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import waits
 from streamlit.testing.v1 import AppTest
-from support.figures import store
+from support.figures import Store
 
 from flows import limits, prefect_flow, warehouse
 from flows.api import endpoints, rest
@@ -125,7 +125,7 @@ def watched(flow_runs: int, pause: float = 3.0) -> pd.DataFrame:
 
 
 @pytest.mark.figures
-def test_ranges_hold_about_four_of_five_waits(shared_lab: str) -> None:
+def test_ranges_hold_about_four_of_five_waits(shared_lab: str, store: Store) -> None:
     """What the first page shows of a waiting query, beside when it really started."""
     warehouse.prepare(0.02)
     for _ in range(3):
@@ -141,8 +141,7 @@ def test_ranges_hold_about_four_of_five_waits(shared_lab: str) -> None:
         "median_wait_seconds": round(float(chosen["waited"].median()), 1),
         "median_width_seconds": round(float((chosen["latest"] - chosen["soonest"]).median()), 1),
     }
-    print(f"\n{figures}")
-    store("waits", figures)
+    store("waits", [figures])
     assert len(chosen) == 200
     assert abs(figures["held_percent"] - HELD) <= 15, "on a busy machine, waits are not like those of the past"
 

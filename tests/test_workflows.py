@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from test_contributing import LEFT_OUT
 from test_machines import reachable
 
@@ -26,8 +28,30 @@ def test_the_workflows_are_valid_by_their_schema() -> None:
 def test_what_a_workflow_runs_is_there(file: Path) -> None:
     words = file.read_text().replace("|", " ").split()
     named = [word for word in words if word.startswith(("scripts/", ".ci/"))]
-    assert named
+    assert named or file.stem == "site"
     assert [name for name in named if not (settings.PROJECT / name).exists()] == []
+
+
+def test_the_site_is_published_as_the_document_builds_it() -> None:
+    workflow = (settings.PROJECT / ".github" / "workflows" / "site.yml").read_text()
+    documented = (settings.PROJECT / "docs" / "contributing.md").read_text()
+    (command,) = re.findall(r"^    (uv run .*sphinx-build -W .*)$", documented, re.MULTILINE)
+    steps = yaml.safe_load(workflow)["jobs"]["build"]["steps"]
+    assert {"run": command} in steps
+    assert steps[-1]["with"]["path"] == command.split()[-1]
+
+
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+def test_a_workflow_may_do_little_and_uses_github_s_own_actions(file: Path) -> None:
+    workflow = yaml.safe_load(file.read_text())
+    assert workflow["permissions"]["contents"] == "read"
+    jobs = [*workflow["jobs"].values()]
+    rights = [right for part in (workflow, *jobs) for right in part.get("permissions", {}).items()]
+    may_write = {f"{file.stem} {name}" for name, may in rights if may != "read"}
+    assert may_write <= {"newest issues", "site pages", "site id-token"}
+    used = [step["uses"] for job in jobs for step in job["steps"] if "uses" in step]
+    assert [action for action in used if not re.fullmatch(r"actions/[\w-]+@v\d+", action)] == []
+    assert all("timeout-minutes" in job for job in jobs)
 
 
 def test_the_dev_container_starts_the_lab_and_forwards_its_ports() -> None:
