@@ -3,9 +3,9 @@
 from typing import Any
 
 import display
-import expected_starts
 import global_slots
 import pandas as pd
+import refresh
 import streamlit as st
 from texts import plain, zone
 
@@ -13,7 +13,7 @@ from flows.api import rest
 from flows.monitor import pages, reasons
 
 
-def show_runs(page: pages.Overview) -> None:
+def show_runs(page: refresh.Overview) -> None:
     """Show the task runs and flow runs that run or wait now, and why those that wait do."""
     st.markdown("##### What runs, and what waits and why")
     rows = _rows(page)
@@ -42,14 +42,14 @@ def show_runs(page: pages.Overview) -> None:
     )
 
 
-def _rows(page: pages.Overview) -> pd.DataFrame:
+def _rows(page: refresh.Overview) -> pd.DataFrame:
     states = page.flow_runs["state_type"]
     # A flow run that runs is represented by its task runs, unless none of them is active.
     without_tasks = ~page.flow_runs["flow_run_id"].isin(page.task_runs["flow_run_id"])
     running = states.isin(["RUNNING", "CANCELLING"]) & without_tasks
     flow_runs = page.flow_runs[states.isin(["SCHEDULED", "PENDING", "PAUSED"]) | running]
     columns = ["name", "state", "state_type", "starts", "why", "seconds", "flow_run_id"]
-    starts = expected_starts.texts(page.task_runs, page.limits, page.read_at, of_all_runs=True)
+    starts = [page.starts.get(id_, "") for id_ in page.task_runs["task_run_id"]]
     rows = pd.concat(
         [
             runs.assign(

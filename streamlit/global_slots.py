@@ -100,6 +100,11 @@ def holding(limits: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return frames.typed(rows, frames.LIMITS)
 
 
+def marked(task_runs: pd.DataFrame) -> set[str]:
+    """Return the names of the global limits of which `task_runs` take slots themselves, by their tags."""
+    return {tag.removeprefix(MARK) for tags in task_runs["tags"] for tag in tags if tag.startswith(MARK)}
+
+
 def names(limits: pd.DataFrame) -> list[str]:
     """Return the names of the global limits whose slots somebody holds; a rate limit's are held by nobody."""
     taken = limits[(limits["taken"] > 0) & (limits["freed"] == 0)]

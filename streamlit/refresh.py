@@ -1,24 +1,28 @@
-"""Load a page of the monitor, and bring it up to date in at most 4 requests however much has changed.
+"""Load a page of the monitor, and bring it up to date in 4 requests however much has changed.
 
-Another request, for events, asks who holds the slots of global limits, if there is a run that takes such slots.
+The first page takes 2 more at most, for what is not always needed. That of a run takes one more, for events, if its
+task runs take slots of global limits.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+import expected_starts
 import global_slots
 import pandas as pd
+import streamlit as st
 import workers
 
 from flows import versions
-from flows.api import endpoints, rest
+from flows.api import endpoints, rest, server
 from flows.api.rest import Request
-from flows.api.slots import MARK
 from flows.monitor import frames, pages
-from flows.monitor.pages import Overview
 
+_Known = tuple[str | None, Mapping[str, str]]  # the version of a server, and its flows' names by their ids
+_ROOM = 2  # requests of the first page beside the 4 that it always takes
 _DELAY = timedelta(seconds=15)  # after which the server certainly knows what a task run did
 _STEP = 3 / 4  # of a slice; the rest is read twice, because a task run between two attempts may leave the list
 
@@ -32,6 +36,13 @@ class Unread(NamedTuple):
     since: pd.Timestamp
     skip: int
     then: pd.Timestamp
+
+
+@dataclass(frozen=True)
+class Overview(pages.Overview):
+    """The first page; `starts` has by id, for waiting task runs, in about how long they start, as a text."""
+
+    starts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,35 +72,25 @@ def first(flow_run_id: str) -> Run:
     return _in_slots(Run(**vars(page), poll=poll, unread=Unread(page.read_at, 0, page.read_at), events=nothing))
 
 
-def first_overview(**filters: Any) -> Overview:
-    """Load the first page as `pages.overview` does, with the holders of global limits."""
-    return _with_holders(pages.overview(**filters))
+def first_overview(*, since: timedelta | None = timedelta(days=1), **filters: Any) -> Overview:
+    """Load the first page in at most 6 requests, as `pages.overview` does.
 
-
-def overview(page: Overview) -> Overview:
-    """Return the first page as it is now."""
-    now = pd.Timestamp.now("UTC")
-    start = page.start if page.since is None else now - page.since
-    unnamed = list(page.flow_runs.loc[page.flow_runs["flow"].isna(), "flow_id"].unique())
-    # A new flow gets its name first, and the counts follow with the next refresh: together they would be 5 requests.
-    extra = endpoints.flows(ids=unnamed) if unnamed else endpoints.history(**page.filters, start=start)
-    reads = [endpoints.flow_runs(**page.filters, since=start), endpoints.task_runs(state=pages.ACTIVE)]
-    runs, tasks, limits, rows = rest.gather([*reads, endpoints.taken_slots(page.version), extra])
-    if unnamed:
-        names = dict.fromkeys(unnamed, "(deleted)") | {flow["id"]: flow["name"] for flow in rows}
-        page = replace(page, flows={**page.flows, **names})
+    Once this process knows the server, the page takes as many as a refresh does. Before, and if `since` is None, those
+    of `pages.overview` are all: what else the page shows comes with the first refresh.
+    """
+    known, address = _known(), server.attach()
+    if address in known and since is not None:
+        page = _loaded(known[address], filters, since, pd.Timestamp.now("UTC") - since)
     else:
-        page = replace(page, states=frames.states(rows))
-    task_runs = frames.task_runs(tasks, now)
-    refreshed = replace(
-        page,
-        start=start,
-        read_at=now,
-        flow_runs=frames.flow_runs(runs, page.flows, now),
-        task_runs=task_runs,
-        limits=frames.held_by(task_runs, limits),
-    )
-    return _with_holders(refreshed)
+        page = _completed(Overview(**vars(pages.overview(since=since, **filters)), starts={}), room=0)
+    known[address] = page.version, page.flows
+    return page
+
+
+def overview(page: pages.Overview) -> Overview:
+    """Return the first page as it is now, in 4 to 6 requests."""
+    start = page.start if page.since is None else pd.Timestamp.now("UTC") - page.since
+    return _loaded((page.version, page.flows), page.filters, page.since, start)
 
 
 def run(page: Run) -> Run:
@@ -135,21 +136,47 @@ def limits() -> pd.DataFrame:
     return limits
 
 
-def _with_holders(page: Overview) -> Overview:
-    runs = page.task_runs
-    names = {tag.removeprefix(MARK) for tags in runs["tags"] for tag in tags if tag.startswith(MARK)}
-    names |= {*global_slots.names(page.limits)}
-    active = runs.loc[runs["started"].notna(), "task_run_id"]
-    if not names or active.empty or not versions.is_3(page.version):
-        return page
-    events = global_slots.read(sorted(names), *(f"prefect.task-run.{id_}" for id_ in active))
-    task_runs = global_slots.placed(runs, global_slots.spans(events), page.read_at)
-    return replace(page, task_runs=task_runs, limits=global_slots.holding(page.limits, task_runs))
+@st.cache_resource(ttl=timedelta(minutes=10), show_spinner=False)
+def _known() -> dict[str, _Known]:
+    """Return what hardly changes of each server, by its address; all visitors share it."""
+    return {}
+
+
+def _loaded(known: _Known, filters: Mapping[str, Any], since: timedelta | None, start: pd.Timestamp) -> Overview:
+    (version, flows), now = known, pd.Timestamp.now("UTC")
+    reads = [endpoints.flow_runs(**filters, since=start), endpoints.task_runs(state=pages.ACTIVE)]
+    reads += [endpoints.taken_slots(version), endpoints.history(**filters, start=start)]
+    runs, tasks, limits, history = rest.gather(reads)
+    flow_runs, task_runs = frames.flow_runs(runs, flows, now), frames.task_runs(tasks, now)
+    states, limits = frames.states(history), frames.held_by(task_runs, limits)
+    page = Overview(version, flows, filters, since, start, now, flow_runs, states, task_runs, limits, starts={})
+    return _completed(page, _ROOM)
+
+
+def _completed(page: Overview, room: int) -> Overview:
+    """Return the page with the names of new flows, the holders of global limits, and `starts`.
+
+    Each takes a request, if it is needed and not known yet. What there is no `room` for comes with the next refresh.
+    """
+    if room and (unnamed := list(page.flow_runs.loc[page.flow_runs["flow"].isna(), "flow_id"].unique())):
+        names = dict.fromkeys(unnamed, "(deleted)")
+        names |= {flow["id"]: flow["name"] for flow in rest.send(endpoints.flows(ids=unnamed))}
+        flow = page.flow_runs["flow"].fillna(page.flow_runs["flow_id"].map(names))
+        page = replace(page, flows={**page.flows, **names}, flow_runs=page.flow_runs.assign(flow=flow))
+        room -= 1
+    active = page.task_runs.loc[page.task_runs["started"].notna(), "task_run_id"]
+    taken = global_slots.marked(page.task_runs).union(global_slots.names(page.limits))
+    if room and taken and len(active) and versions.is_3(page.version):
+        events = global_slots.read(sorted(taken), *(f"prefect.task-run.{id_}" for id_ in active))
+        task_runs = global_slots.placed(page.task_runs, global_slots.spans(events), page.read_at)
+        page = replace(page, task_runs=task_runs, limits=global_slots.holding(page.limits, task_runs))
+        room -= 1
+    starts = expected_starts.texts(page.task_runs, page.limits, page.read_at, of_all_runs=True, room=room)
+    return replace(page, starts=starts)
 
 
 def _in_slots(page: Run) -> Run:
-    names = {tag.removeprefix(MARK) for tags in page.task_runs["tags"] for tag in tags if tag.startswith(MARK)}
-    known = page.events
+    names, known = global_slots.marked(page.task_runs), page.events
     over = pd.notna(page.flow_run["ended"]) and page.read_at - page.flow_run["ended"] > 2 * _DELAY
     if not names or not versions.is_3(page.version) or (over and len(known)):
         return page

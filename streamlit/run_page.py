@@ -121,8 +121,8 @@ def _tasks(page: pages.Run) -> None:
         }
     )
     starts = expected_starts.texts(tasks, page.limits, page.read_at, of_all_runs=False)
-    if starts.any():
-        shown.insert(2, "starts", starts)
+    if starts:
+        shown.insert(2, "starts", [starts.get(id_, "") for id_ in tasks["task_run_id"]])
     display.table(
         display.coloured(shown, tasks["state_type"]) if len(tasks) <= 500 else shown,
         hide_index=True,

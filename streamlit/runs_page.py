@@ -74,7 +74,7 @@ def _filters() -> dict[str, Any]:
     }
 
 
-def _body(page: pages.Overview) -> None:
+def _body(page: refresh.Overview) -> None:
     _counts(page)
     left, right = st.columns([2, 1], gap="large")
     with left:

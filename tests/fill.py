@@ -72,6 +72,35 @@ insert into log (name, level, flow_run_id, message, timestamp)
 select 'prefect.flow_runs', 20, md5('run' || n)::uuid, 'line ' || line || ' of a log', now()
 from generate_series(%(first)s::int, least(%(last)s::int, 1000)) n cross join generate_series(1, 5) line
 """
+# Of the last seven days, since the server keeps events no longer.
+EVENTS = """
+with event as (
+    select gen_random_uuid() id, told.event, told.occurred, jsonb_build_object('prefect.resource.name', task_run.name,
+            'prefect.resource.id', 'prefect.task-run.' || task_run.id, 'prefect.resource.role', 'task-run') task,
+        jsonb_build_object('prefect.resource.name', flow_run.name,
+            'prefect.resource.id', 'prefect.flow-run.' || flow_run.id, 'prefect.resource.role', 'flow-run') run,
+        jsonb_build_object('prefect.resource.name', told.name, 'prefect.resource.id', told.of || task_run.id) resource
+    from generate_series(%(first)s::int, least(%(last)s::int, 7 * %(a_day)s::int)) n
+    join flow_run on flow_run.id = md5('run' || n)::uuid join task_run on task_run.flow_run_id = flow_run.id
+    cross join lateral (values
+        ('prefect.task-run.Pending', task_run.created, task_run.name, 'prefect.task-run.'),
+        ('prefect.task-run.Running', task_run.start_time, task_run.name, 'prefect.task-run.'),
+        ('prefect.task-run.Completed', task_run.end_time, task_run.name, 'prefect.task-run.'),
+        ('prefect.concurrency-limit.acquired', task_run.start_time, %(limit)s, 'prefect.concurrency-limit.'),
+        ('prefect.concurrency-limit.released', task_run.end_time, %(limit)s, 'prefect.concurrency-limit.')
+    ) told (event, occurred, name, of)
+    where told.occurred is not null
+), stored as (
+    insert into events (id, event, occurred, received, recorded, resource_id, resource, related_resource_ids, related,
+        payload)
+    select id, event, occurred, occurred, occurred, resource->>'prefect.resource.id', resource,
+        jsonb_build_array(task->'prefect.resource.id', run->'prefect.resource.id'), jsonb_build_array(task, run), '{}'
+    from event
+)
+insert into event_resources (occurred, resource_id, resource_role, resource, event_id)
+select occurred, about->>'prefect.resource.id', coalesce(about->>'prefect.resource.role', ''), about, id
+from event cross join lateral (values (resource), (task), (run)) of_event (about)
+"""
 RUN_OF_ITS_OWN = """
 insert into flow_run (id, flow_id, name, state_type, state_name, run_count, expected_start_time, start_time, end_time)
 values (md5('wide run')::uuid, md5('flow1')::uuid, 'wide-run', 'COMPLETED', 'Completed', 1,
@@ -96,6 +125,13 @@ def fill(database: str, runs: int, have: int = 0) -> None:
     _analyze(database)
 
 
+def fill_events(database: str, limit: str, runs: int, have: int = 0) -> None:
+    """Add the events of those flow runs, in which each task run took a slot of the global `limit`."""
+    with psycopg.connect(database) as connection:
+        connection.execute(EVENTS, {"first": have + 1, "last": runs, "a_day": A_DAY, "limit": limit})
+    _analyze(database, "events", "event_resources")
+
+
 def fill_wide(database: str, tasks: int) -> str:
     """Add a flow run with so many task runs; returns its id."""
     with psycopg.connect(database) as connection:
@@ -114,10 +150,10 @@ def empty(database: str) -> None:
         connection.execute("delete from log where message like 'line % of a log'")
 
 
-def _analyze(database: str) -> None:
+def _analyze(database: str, *tables: str) -> None:
     """What autovacuum does on its own within a minute."""
     with psycopg.connect(database, autocommit=True) as connection:
-        for table in ("flow_run", "flow_run_state", "task_run", "task_run_state", "log"):
+        for table in tables or ("flow_run", "flow_run_state", "task_run", "task_run_state", "log"):
             connection.execute(sql.SQL("vacuum analyze {}").format(sql.Identifier(table)))
 
 

@@ -17,6 +17,7 @@ import openapi
 import pandas as pd
 import psutil
 import pytest
+import refresh
 from streamlit.testing.v1 import AppTest
 from support.commands import OFTEN
 from support.labs import slots
@@ -206,9 +207,9 @@ def test_with_200_active_task_runs_the_first_page_counts_on_others(
         three = {"tag": limits.TAG, "concurrency_limit": 3, "active_slots": ["a", "b", "c"]}
         odd = {"tag": "nobody may", "concurrency_limit": -1, "active_slots": ["a"]}
         counted = frames.held_by(tasks.iloc[:0], [three, odd])
-        page = dataclasses.replace(pages.overview(), task_runs=tasks, limits=counted)
+        page = dataclasses.replace(refresh.first_overview(), task_runs=tasks, limits=counted)
         with monkeypatch.context() as patch:
-            patch.setattr(pages, "overview", lambda **_: page)
+            patch.setattr("refresh.first_overview", lambda **_: page)
             patch.setattr("refresh.overview", lambda _: page)
             app.session_state.again = True
             app.run()

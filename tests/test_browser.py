@@ -661,6 +661,52 @@ def test_requests_and_bytes_beside_prefect_s_dashboard(
     assert 0 < len(ours) < len(theirs)
 
 
+# Counts how often the sidebar reports another time of the last refresh; it has seconds, and refreshes are two apart.
+COUNT = """() => {
+    const updated = () => document.querySelector("[data-testid=stSidebar]").textContent.match(/updated at [0-9:]+/)?.[0]
+    let last = updated()
+    window.refreshes = 0
+    setInterval(() => { if (updated() && updated() !== last) { last = updated(); window.refreshes += 1 } }, 200)
+}"""
+
+
+@pytest.mark.figures
+@pytest.mark.weekly
+def test_three_open_tabs_take_no_more_memory_after_200_refreshes(shared_lab: str, serve, browser: Browser) -> None:
+    """The server process, and what JavaScript keeps in the tabs, after the first 50 refreshes and after all of them."""
+    database = lab.status().database
+    fill.fill(database, 300)
+    address = serve("main.py", MEMORY="measured")  # a process of its own: other tests leave theirs larger
+    option = f"--server.port={address.rpartition(':')[2]}"
+    (process,) = [child for child in psutil.Process().children() if option in child.cmdline()]
+    tabs = [browser.new_page() for _ in range(3)]
+    for tab in tabs:
+        tab.goto(f"{address}/?pace=2+s")
+        tab.get_by_text("; updated at").wait_for(timeout=PATIENCE)
+        tab.evaluate(COUNT)
+
+    def megabytes(refreshes: int) -> tuple[float, float]:
+        eventually(lambda: all(tab.evaluate("refreshes") >= refreshes for tab in tabs), seconds=20 * refreshes)
+        kept = 0
+        for tab in tabs:
+            tools = tab.context.new_cdp_session(tab)
+            tools.send("HeapProfiler.collectGarbage")
+            kept += tools.send("Runtime.getHeapUsage")["usedSize"]
+            tools.detach()
+            assert tab.get_by_test_id("stException").count() == 0
+        return process.memory_info().rss / 1e6, kept / len(tabs) / 1e6
+
+    try:
+        (server_early, tab_early), (server_late, tab_late) = megabytes(50), megabytes(200)
+    finally:
+        for tab in tabs:
+            tab.close()
+        fill.empty(database)
+    print(f"\nafter 50 and 200 refreshes: server {server_early:.0f} and {server_late:.0f} MB", end="")
+    print(f"; JavaScript in a tab {tab_early:.1f} and {tab_late:.1f} MB")
+    assert server_late < 1.1 * server_early and tab_late < 1.25 * tab_early
+
+
 @pytest.fixture(autouse=True)
 def usual_limit(shared_lab: str) -> Iterator[None]:
     yield

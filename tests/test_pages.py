@@ -2,18 +2,23 @@
 
 import statistics
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import fill
+import httpx
+import pandas as pd
 import psycopg
 import pytest
 import refresh
+import streamlit as st
 from streamlit.testing.v1 import AppTest
+from support.waiting import eventually
 
 from flows import lab, limits
-from flows.api import errors, rest, server
+from flows.api import endpoints, errors, rest, server
 from flows.monitor import charts, frames, pages
 
 
@@ -35,6 +40,27 @@ def requests(load: Callable[[], object]) -> int:
         patch.setattr(errors, "decoded", lambda url, *rest, **how: (sent.append(url), usual(url, *rest, **how))[1])
         load()
     return len(sent)
+
+
+def forget() -> None:
+    """Forget what the monitor remembers of servers, as a process that has just begun."""
+    st.cache_resource.clear()
+
+
+def take_slot(limit: str) -> str:
+    """Take a slot of a global limit, as the first task run that runs now, and send the event; return its name."""
+    holder = rest.send(endpoints.task_runs(state=["RUNNING"]))[0]
+    rest.call("POST", "v2/concurrency_limits/increment", {"names": [limit], "slots": 1})
+    of_task_run = {"prefect.resource.id": f"prefect.task-run.{holder['id']}", "prefect.resource.role": "task-run"}
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": pd.Timestamp.now("UTC").isoformat(),
+        "event": "prefect.concurrency-limit.acquired",
+        "resource": {"prefect.resource.id": f"prefect.concurrency-limit.{limit}", "prefect.resource.name": limit},
+        "related": [of_task_run | {"prefect.resource.name": holder["name"]}],
+    }
+    httpx.post(f"{server.attach()}/events", json=[event]).raise_for_status()
+    return holder["name"]
 
 
 def test_the_server_filters(filled: str) -> None:
@@ -67,14 +93,8 @@ def test_failures_that_are_not_shown_are_counted(filled: str, app: AppTest) -> N
 def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
     assert requests(pages.overview) <= 6 and requests(lambda: pages.overview(since=None)) <= 6
     page = pages.overview()
-    assert requests(lambda: refresh.overview(page)) <= 4
-    flow = rest.call("POST", "flows/", {"name": "filled later"})["id"]
-    rest.call("POST", "flow_runs/", {"flow_id": flow, "name": "later", "state": {"type": "PENDING"}})
-    before, page = page, refresh.overview(page)
-    assert page.states["runs"].sum() == before.states["runs"].sum() + 1
-    assert page.flow_runs["name"].iloc[0] == "later" and page.flow_runs["flow"].isna().iloc[0]
-    assert requests(lambda: refresh.overview(page)) <= 4
-    assert refresh.overview(page).flow_runs["flow"].iloc[0] == "filled later"
+    refresh.overview(page)
+    assert requests(lambda: refresh.overview(page)) == 4, "in how long those that wait start is known for a minute"
     run = page.flow_runs["flow_run_id"].iloc[-1]
     assert requests(lambda: refresh.first(run)) <= 6
     assert requests(lambda: refresh.run(refresh.first(run))) <= 6 + 4
@@ -84,6 +104,47 @@ def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
     )  # two pages more, asked for together with those after them
     loaded = refresh.first(wide)
     assert requests(lambda: refresh.run(loaded)) <= 4
+
+
+def test_the_first_page_and_each_refresh_take_six_requests_at_most(filled: str, app: AppTest) -> None:
+    """While task runs wait, slots of a global limit are taken, and flows are new; what does not fit comes later."""
+
+    def load(act: Callable[[], refresh.Overview], most: int) -> refresh.Overview:
+        pages: list[refresh.Overview] = []
+        assert requests(lambda: pages.append(act())) == most
+        return pages[0]
+
+    def new_flow(name: str) -> None:
+        flow = rest.call("POST", "flows/", {"name": name})["id"]
+        rest.call("POST", "flow_runs/", {"flow_id": flow, "name": f"run of {name}", "state": {"type": "PENDING"}})
+
+    def shown(page: refresh.Overview) -> list[object]:
+        """The holders of the global limit, how many task runs have a range, and the newest flow."""
+        (limit,) = page.limits[page.limits["tag"] == "slot:of this page"].to_dict("records")
+        return [[holder["name"] for holder in limit["holders"]], len(page.starts), page.flow_runs["flow"].iloc[0]]
+
+    limits.ensure("of this page", 2, "global")
+    holder, usual = take_slot("of this page"), "filled_1"
+    forget()
+    page = load(refresh.first_overview, 6)
+    assert shown(page) == [[], 0, usual], "the first page of a process has no room for more"
+    eventually(lambda: shown(refresh.overview(page))[0])  # the server stores an event a moment later
+    forget()
+    assert shown(load(lambda: refresh.overview(page), 6)) == [[holder], 7, usual]
+    assert shown(load(lambda: refresh.overview(page), 5)) == [[holder], 7, usual]
+    load(lambda: refresh.first_overview(since=None), 6)
+    new_flow("filled later")
+    assert shown(load(refresh.first_overview, 6)) == [[holder], 7, "filled later"], "the second page of a process"
+    new_flow("filled last")
+    forget()
+    page = load(lambda: refresh.overview(page), 6)
+    assert shown(page) == [[holder], 0, "filled last"]
+    assert shown(load(lambda: refresh.overview(page), 6)) == [[holder], 7, "filled last"]
+    forget()
+    for _ in range(3):
+        assert requests(app.run) <= 6 and not app.exception
+        app.session_state.again = True  # so that the next run refreshes it
+    assert any(f"Running with it: {holder}." in caption.value.replace("\\", "") for caption in app.caption)
 
 
 def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) -> None:
@@ -113,26 +174,47 @@ def test_a_refresh_takes_few_requests_however_much_has_changed(shared_lab: str) 
 
 @pytest.mark.figures
 def test_ten_times_the_runs_take_no_longer(new_lab: Path) -> None:
-    """The median of 15 loads, in milliseconds, with ten task runs for each flow run, 1,000 flow runs a day."""
+    """The median of 15 loads, in milliseconds, with ten task runs for each flow run, 1,000 flow runs a day.
+
+    Seven task runs wait, and three hold slots of a global limit. The first page of a process, and that of a server
+    that the process knows, take six requests each.
+    """
     server.use()
     database = lab.status().database
     assert database is not None
+    limits.ensure(limits.TAG, 3)
+    limits.ensure("of all", 3, "global")
+    rest.send(endpoints.change_counter("of all", active_slots=3))
     medians, have = {}, 0
-    print("\nflow runs | task runs | first page | refresh | first page, all runs | seconds to fill", end="")
+    print("\nflow runs | task runs | of a process | first page | refresh | all runs | seconds to fill", end="")
     for runs in (1_000, 10_000, 100_000):
         began = time.monotonic()
         fill.fill(database, runs, have)
+        fill.fill_events(database, "of all", runs, have)
         took, have = time.monotonic() - began, runs
-        page = pages.overview()
+        page = refresh.overview(refresh.first_overview())
         assert len(page.flow_runs) == 200 and page.states["runs"].sum() >= 990
-        assert requests(pages.overview) <= 6 and requests(lambda page=page: refresh.overview(page)) <= 4
-        everything = median(lambda: pages.overview(since=None))
-        medians[runs] = median(pages.overview), median(lambda page=page: refresh.overview(page))
-        first, refreshed = medians[runs]
-        row = f"{runs:,} | {runs * fill.TASKS:,} | {first:.0f} | {refreshed:.0f} | {everything:.0f} | {took:.0f}"
-        print(f"\n{row}", end="")
-    for page in range(2):
-        assert medians[100_000][page] < 2 * medians[1_000][page]
+        assert len(page.starts) == 7 and page.limits.set_index("tag").loc["slot:of all", "held"] == 3
+
+        def of_process() -> None:
+            forget()
+            refresh.first_overview()
+
+        def of_known_server(page: refresh.Overview = page) -> None:
+            forget()  # the past task runs; what else the process remembers is in the page
+            refresh.overview(page)
+
+        def refreshed(page: refresh.Overview = page) -> None:
+            refresh.overview(page)
+
+        loads = of_process, of_known_server, refreshed
+        assert [requests(load) for load in loads] == [6, 6, 5]
+        everything = median(lambda: refresh.first_overview(since=None))
+        medians[runs] = [median(load) for load in loads]
+        row = " | ".join(f"{milliseconds:.0f}" for milliseconds in (*medians[runs], everything, took))
+        print(f"\n{runs:,} | {runs * fill.TASKS:,} | {row}", end="")
+    for most, least in zip(medians[100_000], medians[1_000], strict=True):
+        assert most < 2 * least
 
 
 @pytest.mark.figures
