@@ -429,7 +429,7 @@ def test_a_filter_that_does_not_exist_is_said(app: AppTest, shared_lab: str) -> 
 
 
 def test_required_parameters_are_asked_for_in_their_order(app: AppTest, shared_lab: str) -> None:
-    """A large number is no number field, which would lose digits; a deployment that is not there is said."""
+    """A large number gets a text field, because a number field would lose digits; an unknown deployment is said."""
     kinds = {"day": {"type": "string", "position": 1}, "rows": {"type": "integer", "position": 0}}
     kinds["seed"] = {"type": "integer", "default": 2**60, "position": 2}
     schema = {"type": "object", "properties": kinds, "required": ["day", "rows"]}
@@ -443,9 +443,9 @@ def test_required_parameters_are_asked_for_in_their_order(app: AppTest, shared_l
         assert "asks for deployment=nothing/here, which does not exist" in app.warning[0].value.replace("\\", "")
         app.selectbox[0].set_value("made by a test/requires").run()
         assert [(one.label, one.value) for one in app.number_input] == [("rows (required)", None)]
-        assert [area.value for area in app.text_area] == [str(2**60)] and not app.warning
+        assert [text.value for text in app.text_input] == ["", str(2**60)] and not app.warning
         app.button[0].click().run()
-        assert "Nothing was started: fill in day and rows" in errors_on(app)
+        assert "Nothing was started: fill in rows and day" in errors_on(app)
         app.number_input[0].set_value(0)
         app.text_input[0].set_value("monday")
         app.button[0].click().run()
