@@ -3,6 +3,9 @@
 import itertools
 import re
 import statistics
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import pytest
 from support.notebooks import FOLDER, GRADED, NAMES, code, prose, read, solution, tagged
@@ -74,6 +77,40 @@ def test_pictures_say_what_they_show(name: str) -> None:
     assert len(described) == len(written) + len(drawn) > 0
     assert all(len(alt.split()) >= 5 for alt in described)
     assert not [output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, such as #0072b2, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return sum(share * value for share, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    darker, lighter = sorted([luminance(one), luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("picture", sorted((FOLDER / "images").glob("*.svg")), ids=lambda path: path.stem)
+def test_the_text_in_a_diagram_can_be_read_in_a_light_and_in_a_dark_theme(picture: Path) -> None:
+    """A diagram brings its own background, and a text is on that or on a filled box."""
+    background, *shapes = ElementTree.parse(picture).getroot()
+    assert (background.get("width"), background.get("height")) == ("100%", "100%"), "it would have that of the page"
+    boxes: list[Element] = []
+    for shape in shapes:
+        if shape.tag.endswith("rect") and shape.get("fill") != "none":
+            boxes.append(shape)
+        if shape.tag.endswith("text"):
+            below = [box for box in boxes if inside(shape, box)] or [background]
+            assert contrast(str(shape.get("fill")), str(below[-1].get("fill"))) >= 4.5, shape.text
+
+
+def inside(text: Element, box: Element) -> bool:
+    """Return whether `text` begins inside `box`."""
+    x, y, left, top, width, height = (
+        float(value) for value in (text.get("x"), text.get("y"), *map(box.get, ("x", "y", "width", "height"))) if value
+    )
+    return left <= x <= left + width and top <= y <= top + height
 
 
 @pytest.mark.parametrize("name", NAMES)
