@@ -13,8 +13,10 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest, start_
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from flows import cli, versions
+from flows import cli
 from flows.api import endpoints, rest
+from flows.api.slots import MARK
+from flows.monitor import pages
 from flows.settings import CannotRun
 
 HELP = {
@@ -50,31 +52,23 @@ class Limits(Collector):
 
 def _samples() -> list[tuple[str, str, str, float]]:
     """Return for each limit the metrics that it has: name, limit, kind of limit, value."""
-    counted = {(name, kind): row for name, kind, row in _counted(rest.send(endpoints.version()))}
-    held = {row["tag"]: len(row["active_slots"]) for row in rest.rows(endpoints.limits())}
-    tags = [name for name, kind in counted if kind == "tag"]
     samples: list[tuple[str, str, str, float]] = []
-    for (name, kind), (limit, taken) in counted.items():
-        samples += [("flows_slots", name, kind, limit), ("flows_slots_taken", name, kind, taken)]
+    rows = pages.limits(named=False)
+    for row in rows.to_dict("records"):
+        name = row["tag"].removeprefix(MARK)
+        kind = "tag" if name == row["tag"] else "deployment" if name.startswith("deployment:") else "global"
+        name = name.removeprefix("deployment:") if kind == "deployment" else name
+        samples += [("flows_slots", name, kind, row["limit"]), ("flows_slots_taken", name, kind, row["taken"])]
+        if kind == "tag":
+            samples.append(("flows_slots_held", name, kind, row["held"]))
+    tags = [tag for tag in rows["tag"] if not tag.startswith(MARK)]
     reads = [read for tag in tags for read in _reads(tag)]
     answers = iter(rest.gather(reads))
     for tag, first, waiting, retrying in zip(tags, answers, answers, answers, strict=False):
-        values = {"flows_slots_held": held.get(tag, 0), "flows_task_runs_waiting": waiting}
-        values |= {"flows_task_runs_longest_wait_seconds": _waited(first), "flows_task_runs_retrying": retrying}
-        samples += [(name, tag, "tag", value) for name, value in values.items()]
+        samples.append(("flows_task_runs_waiting", tag, "tag", waiting))
+        samples.append(("flows_task_runs_longest_wait_seconds", tag, "tag", _waited(first)))
+        samples.append(("flows_task_runs_retrying", tag, "tag", retrying))
     return samples
-
-
-def _counted(version: str | None) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Yield each limit's name and kind (tag, deployment or global), with its slots and how many are taken."""
-    if not versions.is_3(version):  # it keeps the tags' limits apart, as lists of holders
-        for row in rest.rows(endpoints.limits()):
-            yield row["tag"], "tag", (row["concurrency_limit"], len(row["active_slots"]))
-    for row in rest.rows(endpoints.counters()):
-        kind, colon, name = row["name"].partition(":")
-        kind, name = (kind, name) if colon and kind in ("tag", "deployment") else ("global", row["name"])
-        if row["active"]:
-            yield name, kind, (row["limit"], row["active_slots"])
 
 
 def _reads(tag: str) -> list[rest.Request]:

@@ -13,6 +13,7 @@ import slot_events
 from flows import versions
 from flows.api import endpoints, rest
 from flows.api.rest import Request
+from flows.api.slots import MARK
 from flows.monitor import frames, pages
 
 MOST = 20_000  # events or task runs that are read
@@ -63,7 +64,7 @@ def load(name: str | None, span: timedelta) -> Page:
     Raises Gone if the server has no such limit, or none at all.
     """
     version, now = rest.send(endpoints.version()), pd.Timestamp.now("UTC")
-    limits = _limits(version)
+    limits = _limits()
     if not limits:
         raise pages.Gone("The server has no limit yet, so nothing has slots. Add one on the page Limits.")
     chosen = name or next(iter(limits))
@@ -77,7 +78,7 @@ def load(name: str | None, span: timedelta) -> Page:
 
 def refresh(page: Page) -> Page:
     """Return `page` as it is now."""
-    now, limits = pd.Timestamp.now("UTC"), _limits(page.version)
+    now, limits = pd.Timestamp.now("UTC"), _limits()
     if page.name not in limits:
         raise pages.Gone(f"The limit {page.name!r} was deleted. Choose another one.")
     events = page.events
@@ -123,21 +124,14 @@ def _holds(page: Page) -> pd.DataFrame:
     return pd.concat([earlier, holds]).sort_values("since", ignore_index=True) if len(earlier) else holds
 
 
-def _limits(version: str | None) -> dict[str, dict[str, Any]]:
-    """Return for each limit, by name, its `limit`, the `taken` slots, and the ids of the task runs that hold them."""
-    tags, counters = rest.gather([endpoints.limits(), endpoints.counters()])
-    holders = {f"tag:{tag['tag']}": tag["active_slots"] for tag in tags}
-    if not versions.is_3(version):
-        counters += [
-            {"name": f"tag:{tag['tag']}", "limit": tag["concurrency_limit"], "active_slots": len(tag["active_slots"])}
-            for tag in tags
-        ]
-    rows = sorted(counters, key=lambda row: (not row["name"].startswith("tag:"), row["name"]))
-    return {
-        row["name"]: {"limit": row["limit"], "taken": row["active_slots"], "holders": holders.get(row["name"], [])}
-        for row in rows
-        if row.get("active", True)
-    }
+def _limits() -> dict[str, dict[str, Any]]:
+    """Return the rows of LIMITS by the names of the server's counters, with the ids of the holders."""
+    limits: dict[str, dict[str, Any]] = {}
+    for row in pages.limits(named=False).to_dict("records"):
+        tag = row["tag"]
+        name = tag.removeprefix(MARK) if tag.startswith(MARK) else f"tag:{tag}"
+        limits[name] = row | {"holders": [holder["task_run_id"] for holder in row["holders"]]}
+    return limits
 
 
 def _events(name: str, since: pd.Timestamp, until: pd.Timestamp, parts: int) -> tuple[pd.Timestamp, pd.DataFrame]:

@@ -116,12 +116,12 @@ def flow_run_row(
     return flow_run, now if pd.isna(flow_run["ended"]) else flow_run["ended"]
 
 
-def limits() -> pd.DataFrame:
-    """Load LIMITS with the holders that the leases name, those of tags, the first 200 by name, in 2 or 3 requests."""
-    leases, counters = rest.gather([endpoints.limits(), endpoints.counters()])
+def limits(*, named: bool = True) -> pd.DataFrame:
+    """Load LIMITS with the holders that the leases name, those of tags; only their ids, unless they are `named`."""
+    leases, counters = rest.rows(endpoints.limits()), rest.rows(endpoints.counters())
     counted = {counter["name"] for counter in counters}
     counters += [limit for limit in leases if f"tag:{limit['tag']}" not in counted]  # in Prefect 2, no tag is counted
-    ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"]]
+    ids = [task_run_id for limit in leases for task_run_id in limit["active_slots"] if named]
     task_runs = frames.task_runs(rest.rows(endpoints.task_runs(ids=ids)) if ids else [], pd.Timestamp.now("UTC"))
     return frames.held_by(task_runs, counters, leases)
 
