@@ -10,7 +10,7 @@ from flows import settings
 c = get_config()  # noqa: F821
 c.LabApp.default_url = "/lab/tree/notebooks/01_auth.ipynb"
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
-c.LabApp.news_url = None
+c.LabApp.news_url = None  # scripts/jupyterlab_settings.json keeps JupyterLab from asking about them
 streamlit = [sys.executable, "-m", "streamlit", "run", str(settings.PROJECT / "streamlit" / "main.py")]
 c.ServerProxy.servers = {
     "monitor": {

@@ -27,6 +27,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.https and arguments.auth != "gateway":
         parser.error("--https needs --auth gateway, because only the gateway uses TLS")
+    if arguments.action in ("down", "reset") and not arguments.json:
+        print("Stopping the lab, which may take some seconds.", flush=True)
     match arguments.action:
         case "up":
             lab.up(arguments.auth, arguments.https)

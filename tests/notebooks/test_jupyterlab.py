@@ -71,6 +71,7 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
         return code(nbformat.read(saved, 4))[-1].execution_count is not None  # which comes after what it prints
 
     eventually(ended, 200)
+    expect(page.get_by_text("Would you like to get notified")).to_have_count(0)  # as JupyterLab asks on the first visit
     done = nbformat.read(saved, 4)
     assert "There is a newer edition of 01_auth. To get it, type: " in saved.read_text()
     assert not [output for cell in code(done) for output in cell.outputs if output.output_type == "error"]
