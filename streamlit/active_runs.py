@@ -69,7 +69,7 @@ def _why(run: pd.Series, page: pages.Overview) -> str:
     return reasons.why(run, page.limits, page.task_runs, complete=page.complete, zone=zone()) or ""
 
 
-def show_limits(page: pages.Overview) -> None:
+def show_limits(page: refresh.Overview) -> None:
     """Show for each limit how many slots are taken, which task runs run with it, and whether it is exceeded."""
     st.markdown("##### Limits")
     if page.limits.empty:
@@ -82,7 +82,7 @@ def show_limits(page: pages.Overview) -> None:
         st.caption(plain(" ".join(about(limit, page)), 600))
 
 
-def about(limit: dict[str, Any], page: pages.Overview) -> list[str]:
+def about(limit: dict[str, Any], page: refresh.Overview) -> list[str]:
     """Return sentences about a limit. The server's counter decides, since a task run of a dead process says it runs."""
     if limit["freed"]:
         return [f"It lets {limit['freed']:g} more through each second."]
@@ -95,7 +95,9 @@ def about(limit: dict[str, Any], page: pages.Overview) -> list[str]:
         lines.append(f"The limit is {limit['limit']}, so nothing may start.")
     elif more >= 0 and page.complete:
         lines.append("The limit is respected.")
-    if more < 0:
+    if limit["tag"] in page.unasked:
+        lines.append("Who holds them is shown at the next refresh.")
+    elif more < 0:
         counted = f"The server counts {limit['taken']} slots as taken, and {limit['held']} task runs say that they run."
         lines += [counted, "If that lasts, some of them are dead or lost their slots: see the page Limits."]
     elif more > 0:

@@ -5,7 +5,7 @@ task runs take slots of global limits.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import workers
 from flows import versions
 from flows.api import endpoints, rest, server
 from flows.api.rest import Request
+from flows.api.slots import MARK
 from flows.monitor import frames, pages
 
 _Known = tuple[str | None, Mapping[str, str]]  # the version of a server, and its flows' names by their ids
@@ -40,9 +41,13 @@ class Unread(NamedTuple):
 
 @dataclass(frozen=True)
 class Overview(pages.Overview):
-    """The first page; `starts` has by id, for waiting task runs, in about how long they start, as a text."""
+    """The first page; `starts` has by id, for waiting task runs, in about how long they start, as a text.
+
+    `unasked` are the tags of the global limits whose holders the next refresh asks for.
+    """
 
     starts: Mapping[str, str]
+    unasked: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def first_overview(*, since: timedelta | None = timedelta(days=1), **filters: An
     if address in known and since is not None:
         page = _loaded(known[address], filters, since, pd.Timestamp.now("UTC") - since)
     else:
-        page = _completed(Overview(**vars(pages.overview(since=since, **filters)), starts={}), room=0)
+        page = _completed(Overview(**vars(pages.overview(since=since, **filters)), starts={}, unasked=()), room=0)
     known[address] = page.version, page.flows
     return page
 
@@ -149,7 +154,9 @@ def _loaded(known: _Known, filters: Mapping[str, Any], since: timedelta | None, 
     runs, tasks, limits, history = rest.gather(reads)
     flow_runs, task_runs = frames.flow_runs(runs, flows, now), frames.task_runs(tasks, now)
     states, limits = frames.states(history), frames.held_by(task_runs, limits)
-    page = Overview(version, flows, filters, since, start, now, flow_runs, states, task_runs, limits, starts={})
+    page = Overview(
+        version, flows, filters, since, start, now, flow_runs, states, task_runs, limits, starts={}, unasked=()
+    )
     return _completed(page, _ROOM)
 
 
@@ -166,13 +173,15 @@ def _completed(page: Overview, room: int) -> Overview:
         room -= 1
     active = page.task_runs.loc[page.task_runs["started"].notna(), "task_run_id"]
     taken = global_slots.marked(page.task_runs).union(global_slots.names(page.limits))
-    if room and taken and len(active) and versions.is_3(page.version):
+    if not versions.is_3(page.version) or active.empty:
+        taken = set()
+    if taken and room:
         events = global_slots.read(sorted(taken), *(f"prefect.task-run.{id_}" for id_ in active))
         task_runs = global_slots.placed(page.task_runs, global_slots.spans(events), page.read_at)
         page = replace(page, task_runs=task_runs, limits=global_slots.holding(page.limits, task_runs))
-        room -= 1
+        taken, room = set(), room - 1
     starts = expected_starts.texts(page.task_runs, page.limits, page.read_at, of_all_runs=True, room=room)
-    return replace(page, starts=starts)
+    return replace(page, starts=starts, unasked={MARK + name for name in taken})
 
 
 def _in_slots(page: Run) -> Run:

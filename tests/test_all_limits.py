@@ -145,15 +145,12 @@ def test_task_runs_of_a_dead_process_are_no_alarm(app: AppTest, shared_lab: str)
     (row,) = frames.held_by(runs, [{"name": "tag:database", "limit": 3, "active_slots": 0, "active": True}]).to_dict(
         "records"
     )
-    about = " ".join(active_runs.about(row, pages.overview()))
+    page = refresh.overview(pages.overview())
+    about = " ".join(active_runs.about(row, page))
     assert "exceeded" not in about and "respected" not in about
     assert "The server counts 0 slots as taken, and 9 task runs say that they run." in about
-    assert "The limit is exceeded: 4 slots are taken" in " ".join(
-        active_runs.about(row | {"taken": 4}, pages.overview())
-    )
-    assert "The limit is 0, so nothing may start" in " ".join(
-        active_runs.about(row | {"limit": 0, "held": 0}, pages.overview())
-    )
+    assert "The limit is exceeded: 4 slots are taken" in " ".join(active_runs.about(row | {"taken": 4}, page))
+    assert "The limit is 0, so nothing may start" in " ".join(active_runs.about(row | {"limit": 0, "held": 0}, page))
 
 
 def test_a_slot_that_was_not_given_back_ends_with_its_task_run() -> None:
