@@ -195,7 +195,7 @@ def waste(
             problem = f"{answer:.1f} is not what {way!r} wasted. {had} each."
         problems[way] = problem
     wrong = "the cause is a different one. What are the empty slots in the timeline of the batches waiting for?"
-    parts(problems | {"the cause": "" if because == "a" else wrong})
+    parts(problems | {"the cause": "" if because.strip(" .").lower() == "a" else wrong})
     return "each batch waits for its longest task, and the times the server recorded show how long."
 
 
@@ -287,7 +287,9 @@ def failed_filter(body: Mapping[str, Any]) -> str:
     missing = [run for run in failed if run["id"] not in ids][: max(0, rest.page() - len(selected))]
     if missing and len(selected) == body.get("limit"):
         raise Wrong(f"it selects {len(selected)} runs and leaves out the rest. Leave out the limit.")
-    types = {run["state_type"] for run in missing}
+    types, names = ({run[key] for run in missing} for key in ("state_type", "state_name"))
+    if names == {"TimedOut"}:
+        raise Wrong("it misses a run of the type FAILED, whose state has the name 'TimedOut'. Filter by the type.")
     if len(types) == 1:
         raise Wrong(f"it misses runs of the type {types.pop()}. A list may name several types.")
     if missing:

@@ -52,9 +52,10 @@ def waiting_runs(deployment: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def unseen_runs(flow: str) -> Generator[None]:
-    """Until the block ends, let a new flow named `flow` have two runs in each of four final states."""
+    """Until the block ends, let a new flow named `flow` have two runs in each final state, and one that timed out."""
     made = rest.send(create_flow(flow))["id"]
-    rest.gather([record_flow_run(made, f"{flow} {state}", state) for state in 2 * endpoints.FINAL])
+    runs = [record_flow_run(made, f"{flow} {state}", state) for state in 2 * endpoints.FINAL]
+    rest.gather([*runs, record_flow_run(made, f"{flow} timed out", "FAILED", "TimedOut")])
     try:
         yield
     finally:
@@ -80,9 +81,9 @@ def create_flow(name: str) -> Request:
     return Request("POST", "flows/", {"name": name})
 
 
-def record_flow_run(flow_id: str, name: str, state: str) -> Request:
+def record_flow_run(flow_id: str, name: str, state: str, state_name: str | None = None) -> Request:
     """POST /flow_runs/: record a flow run in a state of the type `state` that no process runs; answers with it."""
-    return Request("POST", "flow_runs/", {"flow_id": flow_id, "name": name, "state": _state(state)})
+    return Request("POST", "flow_runs/", {"flow_id": flow_id, "name": name, "state": _state(state, state_name)})
 
 
 def record_task_run(flow_run_id: str, name: str, tag: str, state: str) -> Request:
@@ -91,6 +92,6 @@ def record_task_run(flow_run_id: str, name: str, tag: str, state: str) -> Reques
     return Request("POST", "task_runs/", body | {"state": _state(state)})
 
 
-def _state(type_: str) -> dict[str, str]:
-    """Return a state of this type, with the name that Prefect gives it."""
-    return {"type": type_, "name": type_.title()}
+def _state(type_: str, name: str | None = None) -> dict[str, str]:
+    """Return a state of this type, with `name` or else the name that Prefect usually gives it."""
+    return {"type": type_, "name": name or type_.title()}

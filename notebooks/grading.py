@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec
@@ -62,11 +63,14 @@ def environment(configuration: Mapping[str, Any]) -> Generator[None]:
 
 
 def number(answer: float | str | None) -> float | None:
-    """Return `answer` as a number, None if there is none. Raises Wrong if it is not a number."""
+    """Return `answer` as a number, None if there is none. Raises Wrong if it is not one, or not a finite one."""
     try:
-        return None if answer is None else float(answer)
+        value = None if answer is None else float(answer)
     except ValueError:
-        raise Wrong(f"{answer!r} is not a number. Write one such as 1.5.") from None
+        value = math.nan
+    if value is not None and not math.isfinite(value):
+        raise Wrong(f"{answer!r} is not a number. Write one such as 1.5.")
+    return value
 
 
 def parts(problems: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import html
 import io
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import vl_convert
 import cells
 import copies
 import guesses
+import neighbours
 import progress
 import records
 from flows import lab, warehouse
@@ -27,10 +29,10 @@ from flows.settings import CannotRun
 # In JupyterLab's dark theme, a white picture becomes a dark one, and its colours keep their hues.
 DARK = '<style>[data-jp-theme-light="false"] .flows {filter: invert(0.93) hue-rotate(180deg)}</style>'
 
-OPEN = (
-    "Another lesson is still open; closing its tab does not end it. If you are done with it, run its last cell, or shut"
-    " its kernel down (Kernel, Shut Down Kernel)."
-)
+# The monitor's colours of text, which have to do on white and on black, and those for pictures, which are on white.
+TEXT = {"#7a7a7a": "#555555", "#D55E00": "#a34700"}
+
+SHARED = "playground"  # the only lesson that asks you to open it twice
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,17 @@ class Picture:
 def picture(chart: alt.TopLevelMixin) -> Picture:
     """Return `chart`, which must have a description, as a picture."""
     described: Any = chart
-    return Picture(vl_convert.vegalite_to_svg(described.to_json()), described.description)
+    svg = vl_convert.vegalite_to_svg(described.to_json())
+    for colour, darker in TEXT.items():
+        svg = re.sub(rf'(<text[^>]* fill="){colour}', rf"\g<1>{darker}", svg)
+    return Picture(svg, described.description)
 
 
 def begin() -> None:
     """Start what a lesson needs, and record how the server is; first clean up after lessons that were interrupted.
 
-    From now on Prefect's console is quiet, and `cells.guard` watches the notebook's cells.
+    From now on Prefect's console is quiet, and `cells.guard` watches the notebook's cells. Raises CannotRun if the same
+    lesson is open in another kernel.
     """
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # the server has the logs
     cells.guard()
@@ -70,14 +76,18 @@ def begin() -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         print("Starting the database and Prefect's server, if they do not run: about 10 seconds.", flush=True)
         server.use()
+        if records.lesson() != SHARED and records.lesson() in records.open_elsewhere():
+            twice = "This lesson is open twice, and each of the two would change what the other one measures."
+            raise CannotRun(f"{twice} {neighbours.others()} Then run this cell again.")
         print("Cleaning up after lessons that were interrupted, if there are any.", flush=True)
         records.clean_up_interrupted()
         url = server.use()
         print("Making the database's tables, if there are none: about 5 seconds.", flush=True)
         warehouse.prepare()
-        if records.another_is_open():
-            print(f"{OPEN} Until then, each of the two may see what the other one makes on the server.")
+        if others := neighbours.others():
+            print(f"{others} Until then, each of the lessons may see what the other one makes on the server.")
         records.write(url)
+        neighbours.accept()
     print("Ready.")
 
 
@@ -98,7 +108,9 @@ def guarded(auth: str, https: bool = False) -> str:
                 "PREFECT_API_URL names a server of your own, which this lesson cannot restart."
                 " Unset it, and start Jupyter again."
             )
+        records.keep_restart()
         lab.up(auth, https)
+        neighbours.accept()
         return server.use()
 
 
@@ -114,9 +126,11 @@ def end(*flow_runs: object) -> progress.Summary:
     print("Putting back what the lesson changed.", flush=True)
     with contextlib.redirect_stderr(io.StringIO()):
         rest.gather([endpoints.delete("flow_runs", str(flow_run)) for flow_run in flow_runs])
-        alone = not records.another_is_open()
+        others = neighbours.others()
         records.put_back(records.file())
-    print("The lab is as you found it." if alone else f"{OPEN} Its flows and limits stay until then, and so do yours.")
+        neighbours.accept()
+    kept = f"{others} Until then, its flows and limits stay, and so do yours."
+    print(kept if others else "The lab is as you found it.")
     return progress.summary(picture)
 
 
@@ -127,7 +141,7 @@ def wait_for(happens: Callable[[], object], what: str, seconds: float = 60) -> N
     while not happens():
         if time.monotonic() > deadline:
             raise CannotRun(
-                f"{seconds:.0f} s have passed without {what}. {cells.full_limits()} Run the lesson again from the top."
+                f"{seconds:.0f} s have passed without {what}. {cells.reasons()} Run the lesson again from the top."
             )
         time.sleep(0.1)
 
@@ -152,7 +166,7 @@ def finished(flow_run_id: object, tasks: int = 1, seconds: float = 30) -> pages.
             run = page.flow_run
             raise CannotRun(
                 f"After {seconds:.0f} s the run {run['name']} is {run['state']}, with {len(page.task_runs)} task runs."
-                f" {cells.full_limits()}"
+                f" {cells.reasons()}"
             )
         time.sleep(0.2)
         page = pages.run(str(flow_run_id))

@@ -3,14 +3,16 @@
 import contextlib
 import functools
 import json
+import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from filelock import BaseFileLock
 
+import copies
 from flows import files, lab, limits, settings
 from flows.api import endpoints, rest, server, slots
 from flows.lab import keys
@@ -29,6 +31,14 @@ class Record:
     limits: dict[str, int]  # by tag
     flows: list[str]
     work_pools: list[str]
+    lesson: str = ""  # see `lesson`
+    restarts: bool = False  # whether the lesson has chosen another way of checking the lab's callers
+
+
+def lesson() -> str:
+    """Return the name of this kernel's lesson, also in a copy of its notebook; "" if Jupyter did not name it."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).stem
+    return next(filter(notebook.startswith, copies.names()), notebook)
 
 
 def file() -> Path:
@@ -40,19 +50,25 @@ def file() -> Path:
 
 def write(url: str) -> None:
     """Record how the server at `url` is now."""
-    auth = lab.status().auth if server.is_lab(url) else None
     first = next(_running(), None)
-    if first:  # what another lesson has made in the meantime is not to be kept
-        before = first.since, first.limits, first.flows, first.work_pools
+    if first:  # what another lesson has made or changed in the meantime is not to be kept
+        before = first.auth, first.since, first.limits, first.flows, first.work_pools
     else:
-        before = datetime.now(timezone.utc).isoformat(), _limits(), list(_flows()), _work_pools()
+        auth = lab.status().auth if server.is_lab(url) else None
+        before = auth, datetime.now(timezone.utc).isoformat(), _limits(), list(_flows()), _work_pools()
     _lock(file()).acquire()
-    file().write_text(json.dumps(asdict(Record(url, auth, *before))))
+    file().write_text(json.dumps(asdict(Record(url, *before, lesson()))))
 
 
-def another_is_open() -> bool:
-    """Return whether a lesson has begun in another kernel that still runs, such as that of a tab that was closed."""
-    return next(_running(), None) is not None
+def keep_restart() -> None:
+    """Record that this lesson restarts the lab's server, so that its end restarts it again, even beside others."""
+    if record := _read(file()):
+        file().write_text(json.dumps(asdict(replace(record, restarts=True))))
+
+
+def open_elsewhere() -> list[str]:
+    """Return the names of the lessons that are open in other kernels, such as that of a tab that was closed."""
+    return sorted({record.lesson or "another lesson" for record in _running()})
 
 
 def clean_up_interrupted() -> None:
@@ -64,12 +80,11 @@ def clean_up_interrupted() -> None:
 
 def put_back(path: Path, interrupted: bool = False) -> None:
     """Make the server as the record in the file `path` says, and remove the file."""
-    record = _read(path)
-    if record and record.auth is not None:
+    record, last = _read(path), not open_elsewhere()  # if it is not the last, another may need what there is
+    if record and record.auth is not None and (last or record.restarts):
         _put_access_back(record.auth, https=record.api_url.startswith("https:"))
     if record and server.use() == record.api_url:
-        last = not another_is_open()
-        if last:  # otherwise another lesson may still need what there is
+        if last:
             _remove_made(record, interrupted)
         _put_limits_back(record.limits, interrupted, last)
     path.unlink(missing_ok=True)

@@ -1,13 +1,16 @@
 """What a lesson begins and ends with: it leaves nothing behind, even if it is interrupted."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat import NotebookNode
 from support.notebooks import FOLDER, code, execute, read, small, text
 
 import exercises
@@ -75,27 +78,92 @@ def test_a_new_lesson_leaves_nothing_behind_and_what_others_have_stays(lab_folde
     rest.gather(mine)
 
 
-@pytest.mark.long
-def test_a_lesson_that_is_still_open_elsewhere_is_named(lab_folder: Path) -> None:
-    """It keeps what both have made; afterwards the lab is as it was."""
-    sources = ["import lessons; lessons.begin()", "lessons.end()"]
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    open_one = "import lessons; lessons.begin(); print('begun', flush=True); input()"
+@contextlib.contextmanager
+def opened(lesson: str, lab_folder: Path, then: str = "") -> Iterator[None]:
+    """Until the block ends, let another process have this `lesson` open, which then executes `then`."""
+    code = f"import lessons; lessons.begin(); print('opened', flush=True)\n{then}\ninput()"
     with subprocess.Popen(
-        [sys.executable, "-c", open_one],
+        [sys.executable, "-c", code],
         cwd=FOLDER,
-        env=os.environ | {"FLOWS_LAB_DIR": str(lab_folder)},
+        env=os.environ | {"FLOWS_LAB_DIR": str(lab_folder), "JPY_SESSION_NAME": f"/somewhere/{lesson}.ipynb"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as other:
-        assert other.stdout and "begun\n" in iter(other.stdout.readline, "")
-        begun, ended = execute(nbformat.v4.new_notebook(cells=cells), lab_folder).cells
-        other.kill()
-    assert "Another lesson is still open" in text(begun) and "Another lesson is still open" in text(ended)
-    assert "as you found it" not in text(ended)
-    begun, ended = execute(nbformat.v4.new_notebook(cells=cells), lab_folder).cells
+        try:
+            assert other.stdout and "opened\n" in iter(other.stdout.readline, "")
+            yield
+        finally:
+            other.kill()
+
+
+def cells(*sources: str) -> NotebookNode:
+    """Return a notebook whose cells have these `sources`, and go on after an error."""
+    tags = {"tags": ["raises-exception"]}
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, metadata=tags) for source in sources])
+
+
+def error(cell: NotebookNode) -> str:
+    """Return what the learner reads of the error in `cell`, which must have one."""
+    (shown,) = [output.traceback for output in cell.outputs if output.output_type == "error"]
+    return "\n".join(shown)
+
+
+@pytest.mark.long
+def test_a_lesson_that_is_still_open_elsewhere_is_named_and_the_same_one_does_not_begin_twice(lab_folder: Path) -> None:
+    """What both have made is kept; afterwards the lab is as it was."""
+    sources = ["import lessons; lessons.begin()", 'lessons.wait_for(lambda: False, "rain", 0.1)', "lessons.end()"]
+    named = "02_limits is still open; closing a tab does not end a lesson."
+    with opened("02_limits", lab_folder):
+        begun, waits, ended = execute(cells(*sources), lab_folder).cells
+        twice, *_ = execute(cells(sources[0]), lab_folder, JPY_SESSION_NAME="/here/02_limits-Copy1.ipynb").cells
+    assert named in text(begun) and text(begun).endswith("Ready.\n")
+    assert named in error(waits) and named in text(ended) and "as you found it" not in text(ended)
+    assert error(twice).startswith("This lesson is open twice, and each of the two would change") and named in error(
+        twice
+    )
+    begun, _, ended = execute(cells(*sources), lab_folder).cells
     assert "still open" not in text(begun) and text(ended).endswith("The lab is as you found it.\n")
+
+
+@pytest.mark.long
+def test_a_lesson_beside_one_that_restarts_the_server_explains_its_errors_and_goes_on(
+    lab_folder: Path, tmp_path: Path
+) -> None:
+    """The other one asks for a password from the middle of a cell on, and never ends."""
+    begun, restarted = tmp_path / "begun", tmp_path / "restarted"
+    sources = [
+        "import lessons; lessons.begin()",
+        """import pathlib; from flows.api import credentials; from prefect import flow, task
+header = credentials.header()
+@task(task_run_name="nap")
+def nap(): pass
+@flow(name="lesson nap")
+def naps(): nap.submit().result()
+naps()""",
+        f"""pathlib.Path({str(begun)!r}).touch()
+lessons.wait_for(pathlib.Path({str(restarted)!r}).exists, "the other lesson", 100)
+naps()""",
+        'header["Authorization"]',
+        "print(lessons.finished(naps(return_state=True).state_details.flow_run_id).task_runs['state'].to_list())",
+        "lessons.end()",
+    ]
+    other = f"""from pathlib import Path
+lessons.wait_for(Path({str(begun)!r}).exists, "the cell", 100)
+lessons.guarded("basic")
+Path({str(restarted)!r}).touch()"""
+    named = "01_auth is still open; closing a tab does not end a lesson."
+    with opened("01_auth", lab_folder, other):
+        _, quiet, refused, old, again, ended = execute(cells(*sources), lab_folder).cells
+        assert server.read_lab()["auth"] == "basic", "the end of a lesson must not take the other one's server away"
+    assert not quiet.outputs
+    assert error(refused).startswith("The server did not do what this cell asked for. The lab's server now checks its")
+    assert named in error(refused) and "Traceback" not in error(refused)
+    assert "KeyError" in error(old) and text(old).startswith("This may be the reason: ") and named in text(old)
+    assert text(again) == "['Completed']\n", "the next cell begins with the new credentials"
+    assert named in text(ended)
+    (begun,) = execute(cells(sources[0]), lab_folder).cells
+    assert text(begun).endswith("Ready.\n") and server.read_lab()["auth"] == "none"
 
 
 @pytest.mark.long
@@ -142,15 +210,13 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_
         'raise settings.CannotRun("Bring an umbrella.")',
         f"lessons.finished({endless['id']!r}, seconds=0.3)",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    for cell in notebook.cells:
-        cell.metadata["tags"] = ["raises-exception"]
-    execute(notebook, lab_folder)
+    notebook = execute(cells(*sources), lab_folder)
     rest.send(endpoints.delete("flows", flow))
     _, slow, _, quick, waits, kit, unended = notebook.cells
     assert text(slow).startswith("This cell was interrupted because it ran longer than 1 s. ")
     assert [output.ename for output in slow.outputs if output.output_type == "error"] == ["KeyboardInterrupt"]
     assert text(quick) == "not interrupted\n", "the guard of an earlier cell goes on"
-    assert re.match(r"Waiting for rain\.\n0 s have passed without rain\. .*Run the lesson again", text(waits))
-    assert text(kit) == "Bring an umbrella.\n"
-    assert text(unended).startswith("After 0 s the run endless is Running, with 0 task runs. ")
+    assert text(waits) == "Waiting for rain.\n"
+    assert re.match(r"0 s have passed without rain\. .*Run the lesson again", error(waits))
+    assert error(kit) == "Bring an umbrella."
+    assert error(unended).startswith("After 0 s the run endless is Running, with 0 task runs. ")

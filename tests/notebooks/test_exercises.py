@@ -78,6 +78,7 @@ configuration = Shown(PREFECT_API_URL=url, PREFECT_API_KEY=working)""",
         ),
         Wrong(0, "predicted = {1: 2.75, 3: 1.09, 5: 0.55, 10: 0.28}", "a limit of 1 it cannot take 2.75 s"),
         Wrong(0, 'predicted = {1: "long", 3: 1.3, 5: 0.7, 10: 0.4}', "'long' is not a number"),
+        Wrong(0, 'predicted = dict.fromkeys(tried, float("nan"))', "nan is not a number"),
         Wrong(0, "predicted = {1: 3, 3: 9, 5: 15, 10: 30}", "less than 9.0 s"),
         Wrong(
             1, 'tags = dict.fromkeys(["orders", "archive"], "lesson-one"); limits.ensure("lesson-one", 5)', "same tag"
@@ -148,6 +149,9 @@ slowest = frames.tagged(of_run, "database").sort_values("ran_seconds")["name"].i
         Wrong(2, f'body = {{{FAILED}, "limit": 1}}', "Leave out the limit"),
         Wrong(2, f'body = {{{FAILED}, "flows": {{"name": {{"any_": ["lesson"]}}}}}}', "of other flows"),
         Wrong(2, 'body = {"flow_runs": {"name": {"any_": ["lesson 0", "lesson 1"]}}}', "with other names"),
+        Wrong(
+            2, 'body = {"flow_runs": {"state": {"name": {"any_": ["Failed", "Crashed"]}}}}', "name 'TimedOut'. Filter"
+        ),
         Wrong(2, 'body = {"flow_runs": {"state": {"type": {"any_": ["Failed"]}}}}', r"422: .*[^x]\.$"),
     ],
 }
@@ -180,7 +184,7 @@ configuration = Hidden(prefect_api_url=url, prefect_api_key=working)""",
         Right(
             1,
             """ran = {w: lessons.finished(r, naps).task_runs["ran_seconds"].sum() for w, r in skewed_runs.items()}
-wasted = {w: f"{limit * seconds(r) - ran[w]:.1f}" for w, r in skewed_runs.items()}; because = "a\"""",
+wasted = {w: f"{limit * seconds(r) - ran[w]:.1f}" for w, r in skewed_runs.items()}; because = 'A.'""",
         ),
         Right(2, one_more('@task(tags=["database"])\ndef newest(): return newest_order()')),
         Right(

@@ -7,10 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+import altair as alt
+import pandas as pd
 import pytest
 from support.notebooks import FOLDER, GRADED, NAMES, code, prose, read, solution, tagged
 
+import lessons
 import records
+from flows.monitor import charts
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,6 +115,14 @@ def inside(text: Element, box: Element) -> bool:
         float(value) for value in (text.get("x"), text.get("y"), *map(box.get, ("x", "y", "width", "height"))) if value
     )
     return left <= x <= left + width and top <= y <= top + height
+
+
+def test_the_text_in_a_chart_can_be_read_on_white() -> None:
+    """In the dark theme, the picture is inverted."""
+    bound = alt.Chart(pd.DataFrame({"limit": [3]}), description="A limit.").encode(x="limit", y="limit", text="limit")
+    picture = lessons.picture(charts.styled(bound.mark_text(color=charts.COLOURS["FAILED"])))
+    colours = set(re.findall(r'<text[^>]* fill="([^"]*)"', picture.svg))
+    assert len(colours) == 2 and min(contrast(colour, "#ffffff") for colour in colours) >= 4.5, colours
 
 
 @pytest.mark.parametrize("name", NAMES)
