@@ -31,7 +31,7 @@ from flows.monitor import replay
 
 @pytest.mark.figures
 def test_from_nothing_to_the_first_result_and_the_memory_at_rest(new_lab: Path, store: Store) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
 
     def measure(what: str, act: Callable[[], Any]) -> Any:
         called = time.monotonic()
@@ -45,14 +45,13 @@ def test_from_nothing_to_the_first_result_and_the_memory_at_rest(new_lab: Path, 
         assert report["completed"] == 20
         return report["flow_run_id"]
 
-    whole_command("the command, from nothing")
+    whole_command("the whole command, from nothing")
     called = pd.Timestamp.now("UTC")
-    flow_run = whole_command("the command, on a lab that runs")
+    flow_run = whole_command("the whole command, on a lab that runs")
     server.use()
     started = [row["start_time"] for row in rest.rows(endpoints.task_runs(flow_run=flow_run, tag=limits.TAG))]
-    rows.append(
-        {"what": "to the first query", "seconds": round((pd.Timestamp(min(started)) - called).total_seconds(), 1)}
-    )
+    first = (pd.Timestamp(min(started)) - called).total_seconds()
+    rows.append({"what": "the command, on a lab that runs, to its first query", "seconds": round(first, 1)})
     # What is shared between PostgreSQL's processes counts once.
     used = 0.0
     for process in processes_below(new_lab):
@@ -102,8 +101,8 @@ def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path, store
             list(pool.map(lambda name: prefect_flow.run_query(name, tmp_path), warehouse.names()))
         return [notes.noted(tmp_path, name) for name in warehouse.names()]
 
-    ways: dict[str, Callable[[], Any]] = {"tag": prefect_flow.main_etl, "pool": in_a_pool}
-    ways["global"] = functools.partial(prefect_flow.main_etl, limit_by="global")
+    ways: dict[str, Callable[[], Any]] = {"tag limit": prefect_flow.main_etl, "thread pool": in_a_pool}
+    ways["global limit"] = functools.partial(prefect_flow.main_etl, limit_by="global")
     ratios: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
     for way, act in [*ways.items()] * 6:
         called = time.time()
@@ -116,7 +115,7 @@ def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path, store
         way: map(statistics.median, zip(*turns[1:], strict=True)) for way, turns in ratios.items()
     }  # [0] warms up
     rounded = {way: [round(figure, 2) for figure in figures] for way, figures in medians.items()}
-    store("queries", [{"way": way, **dict(zip(names, rounded[way], strict=True))} for way in ways])
+    store("queries", [{"engine": way, **dict(zip(names, rounded[way], strict=True))} for way in ways])
     rest.send(endpoints.delete("v2/concurrency_limits", limits.TAG))
     alter(f"connection limit {limits.DEFAULT}")
 
