@@ -24,7 +24,8 @@ def show_runs(page: refresh.Overview) -> None:
     for why, count in rows.loc[rows["why"] != "", "why"].value_counts().head(3).items():
         st.caption(plain(f"{count} {'waits' if count == 1 else 'wait'}: {why}", 600))
     shown = rows.assign(open=rows["flow_run_id"].map(display.link))
-    shown = shown[["name", "state", "starts", "open", "seconds", "flow_run", "why"]]
+    starts = ["starts"] if shown["starts"].any() else []
+    shown = shown[["name", "state", *starts, "open", "seconds", "flow_run", "why"]]
     display.table(
         display.coloured(shown, rows["state_type"]),
         hide_index=True,
@@ -79,7 +80,9 @@ def show_limits(page: refresh.Overview) -> None:
         share = max(0.0, min(1.0, limit["taken"] / limit["limit"])) if limit["limit"] > 0 else 1.0
         label = plain(global_slots.label(limit["tag"], limit["freed"]))
         st.progress(share, f"{label}: {limit['taken']} of {limit['limit']} slots taken")
-        st.caption(plain(" ".join(about(limit, page)), 600))
+        nothing_may_start = limit["limit"] <= 0 and not limit["freed"]
+        exceeded = limit["taken"] > max(0, limit["limit"]) and not limit["freed"]
+        (st.warning if exceeded or nothing_may_start else st.caption)(plain(" ".join(about(limit, page)), 600))
 
 
 def about(limit: dict[str, Any], page: refresh.Overview) -> list[str]:

@@ -31,7 +31,7 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
     rows = labelled(limits.drop(columns=["holders", "tag"]).assign(name=names)).rename(columns={"label": "tag"})
     kinds = {"taken": "counted by the server", "held": "held by a task run"}
     long = rows.rename(columns=kinds).melt("tag", list(kinds.values()), "kind", "slots")
-    colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[COLOURS["RUNNING"], COLOURS["CANCELLED"]])
+    colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[WAITING, COLOURS["RUNNING"]])
     x = alt.X("slots:Q").axis(tickMinStep=1, format="d").title("slots; the tick is the limit")
     y = alt.Y("tag:N").title(None).axis(labelLimit=220)
     colour = colour.title(None).legend(orient="top")

@@ -31,9 +31,9 @@ def chart(drawn: Any, key: str, *, stretch: bool = True) -> None:
 
 
 def table(frame: Any, *, alt: str, **options: Any) -> Any:
-    """Show a table, with `alt` for screen readers if this Streamlit supports that."""
+    """Show a table, with `alt` for screen readers if this Streamlit supports that. Missing values are empty cells."""
     spoken = {"alt": alt} if "alt" in inspect.signature(st.dataframe).parameters else {}
-    return st.dataframe(frame, **options, **spoken)
+    return st.dataframe(frame, placeholder="", **options, **spoken)
 
 
 def save(frame: pd.DataFrame, name: str, place: Any = st) -> None:
@@ -47,9 +47,9 @@ def height(rows: int, most: int) -> int:
 
 
 def coloured(frame: pd.DataFrame, state_types: pd.Series) -> Any:
-    """Return `frame` with its column `state` in the colours of the charts."""
+    """Return `frame` with its column `state` on a tint of the charts' colours, which as text could not all be read."""
     colours = state_types.map(charts.COLOURS).fillna(charts.WAITING)
-    return frame.style.apply(lambda _: [f"color: {colour}; font-weight: 600" for colour in colours], subset=["state"])
+    return frame.style.apply(lambda _: [f"background-color: {colour}40" for colour in colours], subset=["state"])
 
 
 def warn_of_unknown(parameter: str, known: Collection[str]) -> None:

@@ -89,6 +89,15 @@ def _fill(endpoint: Endpoint) -> tuple[str, dict[str, str], Any]:
     return path, query, body
 
 
+def _warn_of_ignored(endpoint: Endpoint, body: Any) -> None:
+    known = {field.name for field in endpoint.fields}
+    ignored = [key for key in body if key not in known] if known and isinstance(body, dict) else []
+    if ignored:
+        st.warning(
+            plain(f"The server ignores what it does not know: {', '.join(ignored)}. See Keys of the body.", 1000)
+        )
+
+
 def _send(endpoint: Endpoint, url: str, query: dict[str, str], body: Any) -> None:
     """Send the request, and store its answer for the page. Raises CannotRun if there is none."""
     actions.check_request(endpoint.method, endpoint.path, query, body)
@@ -104,6 +113,7 @@ def _send(endpoint: Endpoint, url: str, query: dict[str, str], body: Any) -> Non
     except ValueError:
         content = answer.text[:2000]
     st.session_state.answer = {
+        "endpoint": endpoint.path,
         "request": f"{endpoint.method} {url}",
         "status": answer.status_code,
         "reason": answer.reason_phrase,
@@ -114,9 +124,8 @@ def _send(endpoint: Endpoint, url: str, query: dict[str, str], body: Any) -> Non
 
 
 def _answer(answer: dict[str, Any]) -> None:
-    line = (
-        f"{answer['status']} {answer['reason']} · {1000 * answer['seconds']:.0f} ms · {answer['bytes'] / 1000:.1f} kB"
-    )
+    size = f"{answer['bytes'] / 1000:,.1f} kB" if answer["bytes"] >= 1000 else f"{answer['bytes']} bytes"
+    line = f"{answer['status']} {answer['reason']} · {1000 * answer['seconds']:.0f} ms · {size}"
     (st.success if answer["status"] < 400 else st.error)(plain(f"{answer['request']}: {line}", 500))
     content = answer["content"]
     rows = isinstance(content, list) and content and all(isinstance(row, dict) for row in content)
@@ -146,7 +155,13 @@ def _page(url: str) -> None:
         if endpoint.about:
             st.caption(plain(endpoint.about, 1000))
         with errors_shown():
-            path, query, body = _fill(endpoint)
+            try:
+                path, query, body = _fill(endpoint)
+            except CannotRun as error:  # nothing has gone wrong yet
+                st.info(plain(error, 2000), icon=":material/edit:")
+                st.button("Send", type="primary", disabled=True, icon=":material/send:")
+                return
+            _warn_of_ignored(endpoint, body)
             full = str(httpx.URL(f"{url}{path}", params=query) if query else httpx.URL(f"{url}{path}"))
             with right:
                 curl, python = st.tabs(["curl", "Python"])
@@ -160,6 +175,6 @@ def _page(url: str) -> None:
                 confirmed = st.checkbox(f"Yes, {endpoint.method} this: it changes the server", key=f"sure {full}")
             if st.button("Send", type="primary", disabled=not (confirmed and may_send), icon=":material/send:"):
                 _send(endpoint, full, query, body)
-    if "answer" in st.session_state:
+    if "answer" in st.session_state and st.session_state.answer["endpoint"] == endpoint.path:
         with right:
             _answer(st.session_state.answer)

@@ -18,15 +18,23 @@ from flows.settings import CannotRun
 SELECTION = "selected_runs"  # the keys of tables whose rows can be selected begin with this
 INTERVALS = {"2 s": 2, "5 s": 5, "15 s": 15, "60 s": 60, "off": None}
 
-# Reports whether the tab is hidden: then nobody looks at the page, and the server need not be asked.
-_visibility = st.components.v2.component(
-    "visibility",
+# Reports whether the tab is hidden: then nobody looks at the page, and the server need not be asked. And whether it is
+# so narrow that Streamlit puts columns below each other.
+_viewer = st.components.v2.component(
+    "viewer",
     js="""
     export default function ({ setStateValue }) {
-      const report = () => setStateValue("hidden", document.hidden)
-      if (document.hidden) report()  // opened in the background
-      document.addEventListener("visibilitychange", report)
-      return () => document.removeEventListener("visibilitychange", report)
+      const phone = window.matchMedia("(max-width: 640px)")
+      const hidden = () => setStateValue("hidden", document.hidden)
+      const narrow = () => setStateValue("narrow", phone.matches)
+      if (document.hidden) hidden()  // opened in the background
+      if (phone.matches) narrow()
+      document.addEventListener("visibilitychange", hidden)
+      phone.addEventListener("change", narrow)
+      return () => {
+        document.removeEventListener("visibilitychange", hidden)
+        phone.removeEventListener("change", narrow)
+      }
     }
     """,
 )
@@ -41,14 +49,19 @@ class _Loaded(NamedTuple):
 
 
 def interval() -> None:
-    """Show in the sidebar how often pages are refreshed, and watch whether the tab is hidden."""
+    """Show in the sidebar how often pages are refreshed, and watch whether the tab is hidden, and whether narrow."""
     with st.sidebar:
         warn_of_unknown("pace", INTERVALS)
         st.segmented_control(
             "Refresh every", list(INTERVALS), default="5 s", key="pace", bind="query-params", required=True
         )
-        hidden = _visibility(key="visibility", default={"hidden": False}, on_hidden_change=lambda: None).hidden
-        st.session_state.hidden = bool(hidden)
+        usual = {"hidden": False, "narrow": False}
+        viewer = _viewer(key="viewer", default=usual, on_hidden_change=_noted, on_narrow_change=_noted)
+        st.session_state.hidden, st.session_state.narrow = bool(viewer.hidden), bool(viewer.narrow)
+
+
+def _noted() -> None:
+    """Do nothing: that there is a function makes the component's value known here."""
 
 
 def show(

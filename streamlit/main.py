@@ -29,6 +29,8 @@ with errors_shown():
         ],
         position="top",
     )
+    st.set_page_config(f"{page.title} · Monitor")
+    st.html(f'<h1 class="spoken">{page.title}</h1>')
     if login.passed():
         server_status.sidebar()
         live_page.interval()

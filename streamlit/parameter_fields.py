@@ -86,7 +86,7 @@ def _field(name: str, label: str, possible: list[Mapping[str, Any]], value: Any,
         number = value if value is None or whole else float(value)
         start = number if _starts_with(number, null, usual["key"]) else None
         steps: dict[str, Any] = {"step": 1} if whole else {"format": "%g"}
-        content = st.number_input(label, value=start, **steps, **usual)
+        content = st.number_input(label, value=start, placeholder="not set", **steps, **usual)
     elif types == {"string"} and fits:
         formats = [one["format"] for one in possible if "format" in one]
         secret = "password" if "password" in formats else "default"

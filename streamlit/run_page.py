@@ -38,6 +38,7 @@ def show() -> None:
 
 def _body(page: refresh.Run) -> None:
     run = page.flow_run
+    st.set_page_config(f"{run['name'][:80]} · Monitor")
     st.markdown(f"#### {plain(run['name'], 80)} · {plain(run['state'])}")
     started = run["started"]
     when = f"{started.tz_convert(zone()):%d %b %Y %H:%M:%S}" if pd.notna(started) else "not started"

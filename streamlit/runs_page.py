@@ -12,8 +12,9 @@ import pandas as pd
 import refresh
 import run_buttons
 import streamlit as st
-from texts import local, zone
+from texts import local, plain, zone
 
+from flows.api import rest
 from flows.api.endpoints import FAILED
 from flows.monitor import charts, frames, pages
 
@@ -57,7 +58,9 @@ def _filters() -> dict[str, Any]:
     names = sorted(loaded.page.flows.values()) if loaded else []
     display.warn_of_unknown("state", STATES)
     display.warn_of_unknown("since", SINCE)
-    columns = st.columns([3, 4, 2, 2, 3], vertical_alignment="bottom")
+    narrow = st.session_state.get("narrow")
+    place = st.popover("Filters", icon=":material/filter_list:", width="stretch") if narrow else st.container()
+    columns = place.columns([3, 4, 2, 2, 3], vertical_alignment="bottom")
     flow = columns[0].selectbox(
         "Flow", names, index=None, placeholder="any", key="flow", bind="query-params", accept_new_options=True
     )
@@ -65,6 +68,9 @@ def _filters() -> dict[str, Any]:
     tag = columns[2].text_input("Tag", placeholder="any", key="tag", bind="query-params")
     since = columns[3].selectbox("Due in the last", list(SINCE), index=4, key="since", bind="query-params")
     text = columns[4].text_input("Name contains", placeholder="any text", key="text", bind="query-params")
+    chosen = [*filter(None, [flow, *states, tag, text, since != "1 day" and since])]
+    if narrow and chosen:
+        st.caption(plain(f"Only: {', '.join(chosen)}"))
     return {
         "flow": flow or None,
         "state": [STATES[state] for state in states],
@@ -83,7 +89,7 @@ def _body(page: refresh.Overview) -> None:
         active_runs.show_limits(page)
     _failed(page)
     if len(page.states):
-        display.chart(charts.states(page.states, page.start, page.read_at), "states")
+        display.chart(_states(page), "states")
     _runs(page)
 
 
@@ -92,24 +98,38 @@ def _counts(page: pages.Overview) -> None:
     late = int(page.states.loc[page.states["state"] == "Late", "runs"].sum())
     # One that has not started waits in its process, for a slot of a global limit.
     running = int(((page.task_runs["state_type"] == "RUNNING") & page.task_runs["started"].notna()).sum())
-    columns = st.columns(6)
-    columns[0].metric("flow runs", int(by_type.sum()))
-    columns[1].metric("running", int(by_type.get("RUNNING", 0)))
-    columns[2].metric("late", late)
-    columns[3].metric("failed or crashed", int(sum(by_type.get(state, 0) for state in FAILED)))
     more = "" if page.complete else "+"
-    columns[4].metric("task runs running", f"{running}{more}")
-    columns[5].metric("task runs waiting", f"{len(page.task_runs) - running}{more}")
+    counts = {
+        "flow runs": f"{by_type.sum():,}",
+        "running": f"{by_type.get('RUNNING', 0):,}",
+        "late": f"{late:,}",
+        "failed or crashed": f"{sum(by_type.get(state, 0) for state in FAILED):,}",
+        "task runs running": f"{running}{more}",
+        "task runs waiting": f"{len(page.task_runs) - running}{more}",
+    }
+    for column, (label, count) in zip(st.container(key="counts").columns(6), counts.items(), strict=True):
+        column.metric(label, count)
+
+
+def _states(page: pages.Overview) -> Any:
+    """Draw the lesson's chart with room for axes and legend, which Streamlit counts, and bars that can be spoken."""
+    spoken = "datum.runs + ' ' + datum.state + ', due from ' + timeFormat(datum.time, '%d %b %H:%M')"
+    drawn = charts.states(page.states, page.start, page.read_at).properties(height=240)
+    return drawn.transform_calculate(spoken=spoken).encode(description="spoken:N")
 
 
 def _failed(page: pages.Overview) -> None:
-    failed = frames.failures(page.flow_runs).head(50)
+    failed = frames.failures(page.flow_runs)
     total = int(page.states.loc[page.states["state_type"].isin(FAILED), "runs"].sum())
     if failed.empty and not total:
         return
     st.markdown("##### What failed")
-    if total > len(failed):
-        st.caption(f"{len(failed)} of {total}: to see others, choose the states Failed and Crashed, or a shorter time.")
+    if len(failed) < len(page.flow_runs) and total > len(failed):
+        st.caption(f"{len(failed)} of {total:,}: those among the {rest.page()} newest flow runs.")
+        if st.button("Show all that failed", on_click=_only_failed, icon=":material/filter_list:"):
+            st.rerun()  # for the filters, which are not part of what is kept up to date
+    elif total > len(failed):
+        st.caption(f"The {len(failed)} newest of {total:,}. To see others, choose a flow, a tag or a part of the name.")
     if failed.empty:
         return
     shown = pd.DataFrame(
@@ -136,6 +156,10 @@ def _failed(page: pages.Overview) -> None:
     )
 
 
+def _only_failed() -> None:
+    st.session_state.state = ["Failed", "Crashed"]
+
+
 def _runs(page: pages.Overview) -> None:
     runs = page.flow_runs.reset_index(drop=True)
     total = int(page.states["runs"].sum())
@@ -146,7 +170,7 @@ def _runs(page: pages.Overview) -> None:
         else:
             st.caption("No runs yet in this time. Choose a longer time, or start one: python flows/prefect_flow.py")
         return
-    count = f"The {len(runs)} newest of {total}" if total > len(runs) else f"All {len(runs)}"
+    count = f"The {len(runs)} newest of {total:,}" if total > len(runs) else f"All {len(runs)}"
     st.caption(f"{count}; read at {page.read_at.tz_convert(zone()):%H:%M:%S}.")
     shown = pd.DataFrame(
         {

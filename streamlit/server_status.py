@@ -16,6 +16,13 @@ from flows.settings import CannotRun, Refused
 # option client.disableDataExport would also forbid to copy a name. The pages have downloads of their own.
 STYLE = """
 .stMainBlockContainer { padding-top: 4rem; padding-bottom: 2rem }
+[data-testid=stSidebar] [data-testid=stButtonGroup] button { padding-inline: 0.55rem }
+.stElementContainer:has(.spoken) { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+.st-key-counts [data-testid=stMetricValue] { font-size: 1.5rem }
+@media (max-width: 640px) {
+  .st-key-counts [data-testid=stColumn] { min-width: 28% }
+  .stVegaLiteChart { max-width: calc(100vw - 2rem); overflow-x: auto }
+}
 [data-testid=stElementToolbarButton]:has([aria-label^="Download as CSV"]) { display: none }
 """
 

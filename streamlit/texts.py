@@ -33,7 +33,8 @@ def plain(text: object, most: int = 300) -> str:
     # Streamlit replaces names of icons even if the colons are escaped; an invisible joiner separates them. The two
     # digits of a time are no such name, and a time has to be found by Ctrl+F.
     line = re.sub(r":(?!\d\d:)(?=[\w/+-]+:)", ":\u2060", line)
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$:~^&])", r"\\\1", line)
+    # One underscore between letters means nothing in Markdown; field labels are spoken as they are written here.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])|[\\`*{}\[\]()<>#+\-.!|$:~^&]", r"\\\g<0>", line)
 
 
 def code(text: str) -> str:

@@ -358,6 +358,21 @@ def test_a_read_only_explorer_shows_no_secret(app: AppTest, shared_lab: str, mon
     rest.call("DELETE", f"block_documents/{document}")
 
 
+def test_the_explorer_says_what_is_missing_and_what_is_ignored(app: AppTest, shared_lab: str) -> None:
+    explorer = part("rest_api_app")
+    explorer.query_params["endpoint"] = "POST /flow_runs/filter"
+    explorer.run().text_area[0].input(json.dumps({"flow_run": {}, "limit": 1})).run()
+    assert "ignores what it does not know: flow_run." in explorer.warning[0].value.replace("\\", "")
+    explorer.text_area[0].input(json.dumps({"limit": 1})).run()
+    assert not explorer.warning
+    assert explorer.button[0].click().run().success[0].value.endswith("bytes")
+    explorer.selectbox[1].select("GET /flow_runs/{id}").run()
+    assert errors_on(explorer) == "" and not explorer.success, (
+        "nothing has gone wrong, and the answer was another one's"
+    )
+    assert explorer.info[0].value.startswith("Fill in id") and explorer.button[0].disabled
+
+
 def test_a_run_without_a_deployment_is_not_retried_and_one_with_it_is(shared_lab: str) -> None:
     flow = rest.call("POST", "flows/", {"name": "made by a test"})
     made = {"name": "retried", "flow_id": flow["id"], "work_pool_name": "flows", "entrypoint": "x.py:x"}

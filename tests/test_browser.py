@@ -238,6 +238,20 @@ def test_open_filter_and_share(shared_lab: str, serve, page: Page, browser: Brow
         return download.value.path().read_text()
 
     eventually(lambda: "all is well" not in saved(), 30)  # Streamlit renews the button after the table
+    name = page.get_by_label("Name contains")
+    page.get_by_role("link", name="Limits", exact=True).click()
+    expect(page.get_by_role("button", name="Add a limit")).to_be_visible()
+    assert "broke" not in page.url and page.title() == "Limits · Monitor"
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(name).to_have_value("broke")
+    page.wait_for_url("**text=broke**")
+    page.get_by_role("link", name="Limits", exact=True).click()
+    expect(page.get_by_role("button", name="Add a limit")).to_be_visible()
+    page.go_back()  # to what Streamlit puts between two pages; the document says that it takes two
+    expect(name).to_be_visible()
+    if "broke" not in page.url:
+        page.go_back()
+    expect(name).to_have_value("broke")
     rows = saved()
     assert "it broke" in rows and rows.startswith("flow_run_id,")
     assert ",'=1+1 broke," in rows, "a spreadsheet would reckon with it"
@@ -403,6 +417,51 @@ def test_a_tick_never_means_another_run(shared_lab: str, serve, page: Page) -> N
     page.get_by_label("Name contains").press("Enter")
     expect(cell(page, "a later one")).to_have_count(0)
     expect(cancel).to_be_disabled()
+
+
+def press_tab(page: Page, until: str) -> None:
+    """Press Tab until the JavaScript `until` is true."""
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        if page.evaluate(until):
+            return
+    raise AssertionError(f"Tab does not lead there: {until}")
+
+
+def test_runs_are_ticked_and_cancelled_without_a_mouse(shared_lab: str, serve, page: Page) -> None:
+    for name in ("the first", "the second"):
+        create_run(name, "SCHEDULED")
+    page.goto(serve("main.py") + "/?pace=off&state=Scheduled&state=Late")
+    expect(cell(page, "the first").last).to_be_attached()
+    expect(page.get_by_text("; updated at")).to_be_visible()
+    page.get_by_role("link", name="Link to heading").last.focus()
+    press_tab(page, "document.activeElement.tagName === 'CANVAS'")
+    page.keyboard.press("Shift+Space")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+Space")
+    expect(page.get_by_text("paused while rows are selected")).to_be_visible()
+    press_tab(page, "document.activeElement.innerText.includes('Cancel')")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("the first")
+    expect(dialog).to_contain_text("the second")
+
+
+def test_a_narrow_page_begins_with_the_answers(shared_lab: str, serve, page: Page) -> None:
+    create_run("it broke", "FAILED", "the disk is full")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(serve("main.py") + "/?state=Failed")
+    expect(page.get_by_text("Only: Failed")).to_be_visible()
+    expect(page.get_by_role("heading", name="What runs, and what waits and why")).to_be_in_viewport()
+    expect(cell(page, "the disk is full").first).to_be_attached()
+    assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 390
+    page.get_by_test_id("stPopoverButton").click()
+    page.get_by_label("Name contains").fill("no run is called this")
+    page.get_by_label("Name contains").press("Enter")
+    expect(page.get_by_text("No flow run matches these filters")).to_be_attached()
+    page.set_viewport_size({"width": 1400, "height": 1300})
+    expect(page.get_by_test_id("stPopoverButton")).to_have_count(0)
+    expect(page.get_by_label("Name contains")).to_have_value("no run is called this")
 
 
 def test_the_server_is_lost_and_comes_back(shared_lab: str, serve, page: Page) -> None:

@@ -87,7 +87,12 @@ def test_failures_that_are_not_shown_are_counted(filled: str, app: AppTest) -> N
     failed = int(pages.overview(state=["FAILED", "CRASHED"]).states["runs"].sum())
     app.run()
     assert not app.exception and 0 < shown < 25 <= failed
-    assert any(caption.value.startswith(f"{shown} of {failed}: to see others, choose") for caption in app.caption)
+    assert any(caption.value.startswith(f"{shown} of {failed}: those among the 200 newest") for caption in app.caption)
+    [button] = [button for button in app.button if button.label == "Show all that failed"]
+    button.click().run()
+    assert not app.exception and app.multiselect("state").value == ["Failed", "Crashed"]
+    assert len(frames.failures(app.session_state["runs"].page.flow_runs)) == failed
+    assert not [button for button in app.button if button.label == "Show all that failed"]
 
 
 def test_a_page_takes_few_requests_and_a_refresh_fewer(filled: str) -> None:
