@@ -126,6 +126,12 @@ def test_the_text_in_a_chart_can_be_read_on_white() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_code_in_a_fold_is_on_one_line(name: str) -> None:
+    """JupyterLab would break it where the text is broken."""
+    assert not re.findall(r"<code>[^<]*\n[^<]*</code>", prose(read(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(read(name)))
     assert links
