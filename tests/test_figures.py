@@ -111,9 +111,8 @@ def test_what_the_limit_costs_the_queries(shared_lab: str, tmp_path: Path, store
         assert len(done) == 20 and report.peak_concurrency(done) <= 3
         ratios[way].append((wall / ideal, wall, ideal))
     names = "ratio", "wall_seconds", "ideal_seconds"
-    medians = {
-        way: map(statistics.median, zip(*turns[1:], strict=True)) for way, turns in ratios.items()
-    }  # [0] warms up
+    # The first turn warms up.
+    medians = {way: map(statistics.median, zip(*turns[1:], strict=True)) for way, turns in ratios.items()}
     rounded = {way: [round(figure, 2) for figure in figures] for way, figures in medians.items()}
     store("queries", [{"engine": way, **dict(zip(names, rounded[way], strict=True))} for way in ways])
     rest.send(endpoints.delete("v2/concurrency_limits", limits.TAG))

@@ -104,7 +104,7 @@ NOT_RUN = {
     "prefect concurrency-limit reset": "is a part of a bug report",
     "prefect work-pool create": "is for a server of your own; the lab has this pool already",
     "python flow.py": "is a part of a bug report",
-    "python scripts/growth.py": "measures for half an hour",
+    "python scripts/growth.py": "measures for a quarter of an hour",
     "python scripts/scaling.py": "measures for minutes; tests/test_scaling.py checks its parts",
     "python scripts/servers.py": "runs until Ctrl-C; tests/test_servers.py checks its parts",
     "streamlit run streamlit/main.py --server.fileWatcherType": "is for editing the monitor",
