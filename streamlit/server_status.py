@@ -17,7 +17,7 @@ from flows.settings import CannotRun, Refused
 STYLE = """
 .stMainBlockContainer { padding-top: 4rem; padding-bottom: 2rem }
 [data-testid=stSidebar] [data-testid=stButtonGroup] button { padding-inline: 0.55rem }
-.stElementContainer:has(.spoken) { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+.stElementContainer:has(.spoken) { position: absolute; width: 1px; height: 1px; clip-path: inset(50%) }
 .st-key-counts [data-testid=stMetricValue] { font-size: 1.5rem }
 @media (max-width: 640px) {
   .st-key-counts [data-testid=stColumn] { min-width: 28% }

@@ -365,7 +365,7 @@ def test_the_explorer_says_what_is_missing_and_what_is_ignored(app: AppTest, sha
     assert "ignores what it does not know: flow_run." in explorer.warning[0].value.replace("\\", "")
     explorer.text_area[0].input(json.dumps({"limit": 1})).run()
     assert not explorer.warning
-    assert explorer.button[0].click().run().success[0].value.endswith("bytes")
+    assert "200 OK" in explorer.button[0].click().run().success[0].value
     explorer.selectbox[1].select("GET /flow_runs/{id}").run()
     assert errors_on(explorer) == "" and not explorer.success, (
         "nothing has gone wrong, and the answer was another one's"

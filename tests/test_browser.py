@@ -440,6 +440,7 @@ def test_runs_are_ticked_and_cancelled_without_a_mouse(shared_lab: str, serve, p
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Shift+Space")
     expect(page.get_by_text("paused while rows are selected")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel", exact=False).first).to_be_enabled()
     press_tab(page, "document.activeElement.innerText.includes('Cancel')")
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
