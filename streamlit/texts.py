@@ -30,9 +30,9 @@ def plain(text: object, most: int = 300) -> str:
     """Return `text` on one line, shortened, and escaped so that Markdown shows it as it is."""
     line = " ".join(str(text).split())
     line = line if len(line) <= most else line[: most - 1] + "…"
-    # Streamlit replaces names of icons even if the colons are escaped; an invisible joiner separates them. The two
-    # digits of a time are no such name, and a time has to be found by Ctrl+F.
-    line = re.sub(r":(?!\d\d:)(?=[\w/+-]+:)", ":\u2060", line)
+    # Streamlit replaces names of icons even if the colons are escaped, so an invisible joiner separates them. Times and
+    # addresses have no such names in them, and have to be found by Ctrl+F and to work when they are copied.
+    line = re.sub(r":(?=(?:100|1234|(?!\d+:)(?:material/)?[\w+-]+):)", ":\u2060", line)
     # One underscore between letters means nothing in Markdown; field labels are spoken as they are written here.
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])|[\\`*{}\[\]()<>#+\-.!|$:~^&]", r"\\\g<0>", line)
 
