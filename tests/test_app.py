@@ -177,6 +177,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(app: AppTest) -> None:
     rows = list(csv.reader(io.StringIO(written)))[1:]
     assert [name for name, *_ in rows] == [f"'{name}" for name in names[:6]] + names[6:]
     assert texts.csv(pd.DataFrame({"=1": []})) == "'=1\n"
+    assert {(ran, tags) for _, ran, tags in rows} == {("-1.5", "['=1']")}, "numbers stay numbers"
 
 
 def test_addresses_and_times_are_copied_as_they_are_and_no_icon_is_made_of_a_name(app: AppTest) -> None:
@@ -186,7 +187,6 @@ def test_addresses_and_times_are_copied_as_they_are_and_no_icon_is_made_of_a_nam
         assert texts.plain(whole).replace("\\", "") == whole
     for name in (":smile:", ":material/home:", ":100:", ":+1:", "a :red: b"):
         assert ":\u2060" in texts.plain(name)
-    assert {(ran, tags) for _, ran, tags in rows} == {("-1.5", "['=1']")}, "numbers stay numbers"
 
 
 def test_a_flow_run_that_runs_without_task_runs_is_listed(app: AppTest, shared_lab: str) -> None:
