@@ -26,8 +26,6 @@ SIMULATED = {
     "refused_per_task": "refused_per_task",
     "server_cpu_ms_per_task": "server_ms_per_task",
 }
-# Files that are not there yet: the documents quote what was measured before anything stored it.
-NOT_STORED = {"bench-20", "bench-100", "queries", "start", "replay-sleeping", "replay-computing", "gateway"}
 
 
 def table(document: str, head: str) -> Iterator[list[str]]:
@@ -59,15 +57,7 @@ def test_the_ways_to_limit_tasks() -> None:
         assert all_near(figures, exact), (way, figures, exact)
 
 
-def pending(*names: str) -> pytest.MarkDecorator:
-    why = "measure it on a quiet machine, and take it off NOT_STORED"
-    return pytest.mark.xfail(bool(NOT_STORED & {*names}), raises=FileNotFoundError, strict=True, reason=why)
-
-
-WORKS = [pytest.param(*each, marks=pending(each[1])) for each in enumerate(["bench-20", "bench-100", "queries"])]
-
-
-@pytest.mark.parametrize("place, name", WORKS)
+@pytest.mark.parametrize("place, name", [*enumerate(["bench-20", "bench-100", "queries"])])
 def test_other_work(place: int, name: str) -> None:
     measured = {row["engine"]: row for row in stored(name)}
     (_, *figures) = [*table("performance.md", "work, medians of five")][place]
@@ -76,7 +66,6 @@ def test_other_work(place: int, name: str) -> None:
     assert all_near(figures, exact), (figures, exact)
 
 
-@pending("queries")
 def test_what_prefect_adds_to_the_queries() -> None:
     measured = {row["engine"]: row for row in stored("queries")}
     pool, tag = measured["thread pool"], measured["tag limit"]
@@ -91,7 +80,6 @@ def test_what_prefect_adds_to_the_queries() -> None:
     assert all_near([*quoted.groups()], [pool["wall_seconds"], tag["wall_seconds"], slower, longer - slower])
 
 
-@pending("start")
 def test_how_long_the_start_takes() -> None:
     """The rows of the table are in the order of the file, and begin with the same words."""
     for (what, quoted), row in zip(table("performance.md", "what starts"), stored("start"), strict=True):
@@ -100,7 +88,6 @@ def test_how_long_the_start_takes() -> None:
         assert all_near(re.findall(r"[\d.]+", quoted), exact), (what, quoted, exact)
 
 
-@pending("replay-sleeping", "replay-computing")
 def test_how_far_off_a_replay_is() -> None:
     works = stored("replay-sleeping"), stored("replay-computing")
     for (limit, *figures), *rows in zip(table("performance.md", "limit"), *works, strict=True):
@@ -110,7 +97,6 @@ def test_how_far_off_a_replay_is() -> None:
             assert near(error.removesuffix(" %"), 100 * (exact[0] / exact[1] - 1)), (limit, error, exact)
 
 
-@pending("gateway")
 def test_what_the_gateway_costs() -> None:
     through, past = (row["median_ms"] for row in stored("gateway"))
     quoted = re.search(r"a median of ([\d.]+) ms per request", (DOCS / "authentication_guide.md").read_text())
