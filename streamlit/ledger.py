@@ -5,7 +5,7 @@ Times are those of the clocks of the holders' machines. Every frame has the same
 
 import heapq
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -98,6 +98,12 @@ def from_task_runs(task_runs: pd.DataFrame, limit: int) -> pd.DataFrame:
     seen = ran["until"].fillna(ran["since"])
     ran = ran.assign(hold_id=ran["task_run_id"], flow_run=None, slots=1, limit=limit, over=ran["until"], seen=seen)
     return ran[list(HOLDS)].astype(HOLDS).sort_values("since", ignore_index=True)
+
+
+def from_holders(named: Mapping[str, pd.Timestamp], limit: int) -> pd.DataFrame:
+    """Return HOLDS of task runs, by their ids, of which only since when the server has `named` them is known."""
+    rows = [{"hold_id": one, "task_run_id": one, "holder": one, "since": at, "seen": at} for one, at in named.items()]
+    return frames.typed([row | {"slots": 1, "limit": limit} for row in rows], HOLDS)
 
 
 def lanes(

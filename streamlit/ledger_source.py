@@ -26,9 +26,10 @@ _SURE = timedelta(seconds=4)  # for which the server has to name a holder no mor
 class Page:
     """The ledger of the limit `name` from `start` to `read_at`.
 
-    `counted` are the taken slots that the server counts, `holders` the task runs that it names. `missed` is since when
-    it does not name those who have not released their slot, by their `hold_id`. `source` is "events", "task runs", or
-    None if there are neither.
+    `counted` are the taken slots that the server counts, `holders` the task runs that it names. `unheard` is since when
+    it has named those of which there are no events, as if they were killed in that moment. `missed` is since when it
+    does not name those who have not released their slot, by their `hold_id`. `source` is "events", "task runs", or None
+    if there are neither.
     """
 
     version: str | None
@@ -43,6 +44,7 @@ class Page:
     source: str | None
     events: pd.DataFrame
     task_runs: pd.DataFrame
+    unheard: Mapping[str, pd.Timestamp]
     missed: Mapping[str, pd.Timestamp]
 
     @property
@@ -71,7 +73,7 @@ def load(name: str | None, span: timedelta) -> Page:
     if chosen not in limits:
         raise pages.Gone(f"The server has no limit {chosen!r}. It may have been deleted. It has: {', '.join(limits)}.")
     empty = ledger.events([]), frames.task_runs([], now)
-    page = Page(version, list(limits), chosen, span, now - span, now, 0, 0, (), None, *empty, {})
+    page = Page(version, list(limits), chosen, span, now - span, now, 0, 0, (), None, *empty, {}, {})
     start, events = _events(chosen, now - span, now, _PARTS) if versions.is_3(version) else (now - span, empty[0])
     return _updated(replace(page, start=start, events=events), limits)
 
@@ -95,6 +97,8 @@ def _updated(page: Page, limits: Mapping[str, Mapping[str, Any]]) -> Page:
     """Return `page` with the task runs of its holders, and with those that the server names no more."""
     limit = limits[page.name]
     source = "events" if len(page.events) else "task runs" if page.tag else None
+    named, heard = {**dict.fromkeys(limit["holders"], page.read_at), **page.unheard}, {*page.events["task_run_id"]}
+    page = replace(page, unheard={one: at for one, at in named.items() if one not in heard and at >= page.start})
     of_source = _named(page, limit["holders"]) if source == "events" else _tagged(page, limit["holders"])
     now = {"limit": limit["limit"], "counted": limit["taken"], "holders": limit["holders"]}
     page = replace(page, **now, source=source, task_runs=of_source)
@@ -118,10 +122,12 @@ def _holds(page: Page) -> pd.DataFrame:
     if page.source != "events":
         return ledger.from_task_runs(page.task_runs, page.limit)
     holds = ledger.holds(page.events, page.start, page.task_runs)
-    # Those that hold a slot since before the start.
-    others = set(page.holders).difference(holds["task_run_id"])
-    earlier = ledger.from_task_runs(page.task_runs[page.task_runs["task_run_id"].isin(others)], page.limit)
-    return pd.concat([earlier, holds]).sort_values("since", ignore_index=True) if len(earlier) else holds
+    # Those that hold a slot since before the start, and those of which nothing else is known.
+    of_runs = ledger.from_task_runs(page.task_runs[page.task_runs["task_run_id"].isin(page.unheard)], page.limit)
+    started = {*of_runs["task_run_id"]}
+    unknown = ledger.from_holders({one: at for one, at in page.unheard.items() if one not in started}, page.limit)
+    others = [frame for frame in (of_runs, unknown) if len(frame)]
+    return pd.concat([*others, holds]).sort_values("since", ignore_index=True) if others else holds
 
 
 def _limits() -> dict[str, dict[str, Any]]:
@@ -166,7 +172,7 @@ def _is_of(event: Mapping[str, Any], name: str) -> bool:
 def _named(page: Page, holders: Sequence[str]) -> pd.DataFrame:
     """Return TASK_RUNS that the events name, and that hold slots; those that had ended before are not read again."""
     known = page.task_runs[page.task_runs["ended"].notna()]
-    named = {*page.events["task_run_id"].dropna(), *holders}
+    named = {*page.events["task_run_id"].dropna(), *holders, *page.unheard}
     known = known[known["task_run_id"].isin(named)]
     wanted = sorted(named.difference(known["task_run_id"]))
     size = rest.page()

@@ -1,8 +1,11 @@
 """The ledger of a limit: what it makes of events, and of real runs, of which one is killed."""
 
 import contextlib
+import dataclasses
 import re
 import time
+import uuid
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,10 +19,11 @@ from streamlit.testing.v1 import AppTest
 from support.commands import FLOW, answer, run, start
 from support.figures import Store
 from support.labs import slots
+from support.runs import report_acquired
 from support.waiting import eventually
 
 from flows import lab, limits, warehouse
-from flows.api import server
+from flows.api import rest, server
 from flows.api.slots import repeating
 from flows.monitor import frames
 
@@ -241,6 +245,30 @@ def test_the_slots_of_a_run_that_was_killed_are_leaks_with_a_name(app: AppTest, 
     page = opened()
     eventually(lambda: counted() == (holds + 5, leaks + 3), 30)  # also for somebody who opens the page now
     assert "The limit held" in texts(page)
+
+
+def test_a_holder_that_was_killed_before_it_sent_its_event_is_a_leak_as_well(app: AppTest, shared_lab: str) -> None:
+    """Its task run is not on the server either: a client sends both a moment after it has its slot."""
+    unheard, heard = {"names": ["unheard"], "task_run_id": str(uuid.uuid4())}, str(uuid.uuid4())
+    limits.ensure("unheard", 2)
+    report_acquired("tag:unheard", heard, "heard")
+    eventually(lambda: ledger_source.load("tag:unheard", timedelta(hours=1)).source)
+    rest.call("POST", "concurrency_limits/increment", unheard)
+    page = ledger_source.load("tag:unheard", timedelta(hours=1))
+    about = page.lanes.set_index("task_run_id")
+    assert {*about.index} == {heard, unheard["task_run_id"]} and not about.loc[unheard["task_run_id"], "leaked"]
+    rest.call("POST", "concurrency_limits/decrement", unheard)  # as the server does when the lease expires
+    for seconds, leaked in ((0, False), (10, True)):
+        page = ledger_source.refresh(dataclasses.replace(page, missed=earlier(page.missed, seconds)))
+        about = page.lanes.set_index("task_run_id").loc[unheard["task_run_id"]]
+        assert about["leaked"] == leaked
+    assert about["holder"] == unheard["task_run_id"]
+    report_acquired("tag:unheard", unheard["task_run_id"], "late")
+    eventually(lambda: not ledger_source.refresh(page).unheard)
+
+
+def earlier(times: Mapping[str, pd.Timestamp], seconds: float) -> dict[str, pd.Timestamp]:
+    return {key: time - pd.Timedelta(seconds=seconds) for key, time in times.items()}
 
 
 class Watch:

@@ -135,6 +135,32 @@ def test_the_simulated_processes() -> None:
         assert all_near(figures, exact), (processes, figures, exact)
 
 
+def test_what_a_page_of_the_monitor_takes() -> None:
+    """Times in the document are in milliseconds, as in the file."""
+    for quoted, row in zip(table("monitor.md", "flow runs"), stored("pages"), strict=True):
+        assert all_near(quoted, [*row.values()]), (quoted, row)
+
+
+def test_how_the_ledger_agrees_with_the_database() -> None:
+    text = " ".join((DOCS / "monitor.md").read_text().split())
+    ((ledger,), (outsiders,), (waits,)) = (stored(name) for name in ("ledger", "outsiders", "waits"))
+    quoted = [
+        re.search(r"(\d+) runs, of which (\d+) were killed, .* in ([\d.]+) % of (\d+) seconds", text),
+        re.search(r"All (\d+) leaks were named, (\d+) to (\d+) seconds after the kill", text),
+        re.search(r"(\d+) outsiders .* at most ([\d.]+) seconds", text),
+        re.search(r"([\d.]+) % of (\d+) waits .* median wait was ([\d.]+) s, the median range ([\d.]+) s wide", text),
+    ]
+    exact = [
+        [ledger[name] for name in ("runs", "killed", "same_percent", "busy_seconds")],
+        [ledger["leaks"], *ledger["named_after_seconds"]],
+        [outsiders["outsiders"], outsiders["most_seconds"]],
+        [waits[name] for name in ("held_percent", "waits", "median_wait_seconds", "median_width_seconds")],
+    ]
+    for found, figures in zip(quoted, exact, strict=True):
+        assert found and all_near([*found.groups()], figures), (found, figures)
+    assert ledger["false_alarms"] == 0
+
+
 def by_processes() -> dict[int, dict]:
     return {row["processes"]: row for row in stored("growth") if (row["tasks"], row["limit"]) == (96, 3)}
 

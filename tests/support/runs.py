@@ -1,12 +1,16 @@
-"""Runs of the main job that a test looks at while they are under way, and the mart they write to."""
+"""Runs of the main job that a test looks at while they are under way, the mart they write to, and events of theirs."""
 
 import subprocess
+import uuid
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import httpx
 
 from flows import mart, settings
+from flows.api import server
 from support.commands import FLOW, start
 from support.labs import slots
 from support.waiting import eventually
@@ -30,3 +34,16 @@ def tables() -> dict[str, list[tuple]]:
     with duckdb.connect(str(mart.path()), read_only=True) as connection:
         names = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]
         return {name: connection.execute(f'from "{name}"').fetchall() for name in names}
+
+
+def report_acquired(limit: str, task_run_id: str, name: str) -> None:
+    """Send the event that a task run has taken a slot of the limit `limit`, `tag:NAME` if it is a tag's."""
+    of_task_run = {"prefect.resource.id": f"prefect.task-run.{task_run_id}", "prefect.resource.role": "task-run"}
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(timezone.utc).isoformat(),
+        "event": "prefect.concurrency-limit.acquired",
+        "resource": {"prefect.resource.id": f"prefect.concurrency-limit.{limit}", "prefect.resource.name": limit},
+        "related": [of_task_run | {"prefect.resource.name": name}],
+    }
+    httpx.post(f"{server.attach()}/events", json=[event]).raise_for_status()
