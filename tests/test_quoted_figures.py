@@ -147,7 +147,7 @@ def test_how_the_ledger_agrees_with_the_database() -> None:
     quoted = [
         re.search(r"(\d+) runs, of which (\d+) were killed, .* in ([\d.]+) % of (\d+) seconds", text),
         re.search(r"All (\d+) leaks were named, (\d+) to (\d+) seconds after the kill", text),
-        re.search(r"(\d+) outsiders .* at most ([\d.]+) seconds", text),
+        re.search(r"(\d+) outsiders .* after at most ([\d.]+) seconds", text),
         re.search(r"([\d.]+) % of (\d+) waits .* median wait was ([\d.]+) s, the median range ([\d.]+) s wide", text),
     ]
     exact = [
@@ -158,7 +158,7 @@ def test_how_the_ledger_agrees_with_the_database() -> None:
     ]
     for found, figures in zip(quoted, exact, strict=True):
         assert found and all_near([*found.groups()], figures), (found, figures)
-    assert ledger["false_alarms"] == 0
+    assert ledger["false_alarms"] == 0 and ledger["named"] == ledger["leaks"]
 
 
 def by_processes() -> dict[int, dict]:
