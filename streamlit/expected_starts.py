@@ -56,11 +56,11 @@ def text(soonest: float, latest: float) -> str:
 
 @st.cache_resource(ttl=timedelta(hours=1), max_entries=10, show_spinner=False)
 def _pasts(address: str) -> dict[str, tuple[pd.Timestamp, waits.Past | None]]:
-    """Return what is known of the server at `address`, by tag: what `_past` returned, and when."""
+    """Return by tag what `_past` returned for the server at `address`, and when."""
     return {}
 
 
 def _past(tag: str) -> waits.Past | None:
-    """Return what the 200 task runs with this tag that ended last tell."""
+    """Return what can be learned from the 200 task runs with this tag that ended last."""
     ended = endpoints.task_runs(tag=tag, state=["COMPLETED", "FAILED"], sort="END_TIME_DESC")
     return waits.past(frames.task_runs(rest.send(ended), pd.Timestamp.now("UTC")))

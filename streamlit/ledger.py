@@ -101,7 +101,7 @@ def from_task_runs(task_runs: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def from_holders(named: Mapping[str, pd.Timestamp], limit: int) -> pd.DataFrame:
-    """Return HOLDS of task runs, by their ids, of which only since when the server has `named` them is known."""
+    """Return HOLDS of task runs without events: each begins when the server first `named` its id as a holder."""
     rows = [{"hold_id": one, "task_run_id": one, "holder": one, "since": at, "seen": at} for one, at in named.items()]
     return frames.typed([row | {"slots": 1, "limit": limit} for row in rows], HOLDS)
 

@@ -122,7 +122,7 @@ def _holds(page: Page) -> pd.DataFrame:
     if page.source != "events":
         return ledger.from_task_runs(page.task_runs, page.limit)
     holds = ledger.holds(page.events, page.start, page.task_runs)
-    # Those that hold a slot since before the start, and those of which nothing else is known.
+    # Those that hold a slot since before the start, and those without events.
     of_runs = ledger.from_task_runs(page.task_runs[page.task_runs["task_run_id"].isin(page.unheard)], page.limit)
     started = {*of_runs["task_run_id"]}
     unknown = ledger.from_holders({one: at for one, at in page.unheard.items() if one not in started}, page.limit)

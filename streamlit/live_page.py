@@ -61,7 +61,7 @@ def interval() -> None:
 
 
 def _noted() -> None:
-    """Do nothing: that there is a function makes the component's value known here."""
+    """Do nothing: a component reports a value only if a function takes its changes."""
 
 
 def show(

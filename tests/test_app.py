@@ -453,7 +453,7 @@ def test_a_filter_that_does_not_exist_is_said(app: AppTest, shared_lab: str) -> 
 
 
 def test_required_parameters_are_asked_for_in_their_order(app: AppTest, shared_lab: str) -> None:
-    """A large number gets a text field, because a number field would lose digits; an unknown deployment is said."""
+    """A large number gets a text field, because a number field would lose digits; an unknown deployment is named."""
     kinds = {"day": {"type": "string", "position": 1}, "rows": {"type": "integer", "position": 0}}
     kinds["seed"] = {"type": "integer", "default": 2**60, "position": 2}
     schema = {"type": "object", "properties": kinds, "required": ["day", "rows"]}
