@@ -163,7 +163,8 @@ def _loaded(known: _Known, filters: Mapping[str, Any], since: timedelta | None, 
 def _completed(page: Overview, room: int) -> Overview:
     """Return the page with the names of new flows, the holders of global limits, and `starts`.
 
-    Each takes a request, if the page needs it and nothing has asked for it yet. What there is no `room` for comes with the next refresh.
+    Each takes a request, if the page needs it and nothing has asked for it yet. What does not fit into `room` requests
+    comes with the next refresh.
     """
     if room and (unnamed := list(page.flow_runs.loc[page.flow_runs["flow"].isna(), "flow_id"].unique())):
         names = dict.fromkeys(unnamed, "(deleted)")
