@@ -36,6 +36,7 @@ IDLE = {  # what a change looks like that no lesson can notice, and why
     r" in place of .* in .*(Slider\(|SelectMultiple\(|width=|strokeDash=|domain=)": "it only lays out something",
     r" in place of (\S+) in .*(time\.sleep\(|timeout=|seconds=|monotonic\(\) \+ )\1\b": "a pause may be longer",
     r"^without time\.sleep\(.* in a loop that waits$": "without a pause, it asks more often",
+    r"^without reasons = {}$": "the exercise's cell has made it, and the solution replaces all of its entries",
     r" in guesses\.compare\(": "nobody made a guess, so nobody reads what it is compared with",
     r" in place of .* in .*(retries|retry_\w+)=": "it is tried again only if the database refuses it",
 }
