@@ -14,7 +14,7 @@ import server_status
 import streamlit as st
 from display import errors_shown
 from openapi import Endpoint
-from texts import plain
+from texts import code, plain
 
 from flows.api import credentials, errors, server
 from flows.settings import CannotRun
@@ -126,7 +126,7 @@ def _send(endpoint: Endpoint, url: str, query: dict[str, str], body: Any) -> Non
 def _answer(answer: dict[str, Any]) -> None:
     size = f"{answer['bytes'] / 1000:,.1f} kB" if answer["bytes"] >= 1000 else f"{answer['bytes']} bytes"
     line = f"{answer['status']} {answer['reason']} · {1000 * answer['seconds']:.0f} ms · {size}"
-    (st.success if answer["status"] < 400 else st.error)(plain(f"{answer['request']}: {line}", 500))
+    (st.success if answer["status"] < 400 else st.error)(f"{code(answer['request'][:400])}: {plain(line)}")
     content = answer["content"]
     rows = isinstance(content, list) and content and all(isinstance(row, dict) for row in content)
     table, text = st.tabs(["Table", "JSON"]) if rows else (None, st.container())
