@@ -80,9 +80,8 @@ def show_limits(page: refresh.Overview) -> None:
         share = max(0.0, min(1.0, limit["taken"] / limit["limit"])) if limit["limit"] > 0 else 1.0
         label = plain(global_slots.label(limit["tag"], limit["freed"]))
         st.progress(share, f"{label}: {limit['taken']} of {limit['limit']} slots taken")
-        nothing_may_start = limit["limit"] <= 0 and not limit["freed"]
-        exceeded = limit["taken"] > max(0, limit["limit"]) and not limit["freed"]
-        (st.warning if exceeded or nothing_may_start else st.caption)(plain(" ".join(about(limit, page)), 600))
+        alarming = not limit["freed"] and (limit["limit"] <= 0 or limit["taken"] > limit["limit"])
+        (st.warning if alarming else st.caption)(plain(" ".join(about(limit, page)), 600))
 
 
 def about(limit: dict[str, Any], page: refresh.Overview) -> list[str]:

@@ -97,8 +97,10 @@ def _updated(page: Page, limits: Mapping[str, Mapping[str, Any]]) -> Page:
     """Return `page` with the task runs of its holders, and with those that the server names no more."""
     limit = limits[page.name]
     source = "events" if len(page.events) else "task runs" if page.tag else None
-    named, heard = {**dict.fromkeys(limit["holders"], page.read_at), **page.unheard}, {*page.events["task_run_id"]}
-    page = replace(page, unheard={one: at for one, at in named.items() if one not in heard and at >= page.start})
+    named = {**dict.fromkeys(limit["holders"], page.read_at), **page.unheard}
+    named = {one: at for one, at in named.items() if at >= page.start or one in limit["holders"]}
+    heard = {*page.events["task_run_id"]}
+    page = replace(page, unheard={one: at for one, at in named.items() if one not in heard})
     of_source = _named(page, limit["holders"]) if source == "events" else _tagged(page, limit["holders"])
     now = {"limit": limit["limit"], "counted": limit["taken"], "holders": limit["holders"]}
     page = replace(page, **now, source=source, task_runs=of_source)

@@ -257,6 +257,8 @@ def test_a_holder_that_was_killed_before_it_sent_its_event_is_a_leak_as_well(app
     page = ledger_source.load("tag:unheard", timedelta(hours=1))
     about = page.lanes.set_index("task_run_id")
     assert {*about.index} == {heard, unheard["task_run_id"]} and not about.loc[unheard["task_run_id"], "leaked"]
+    longer = dataclasses.replace(page, unheard=earlier(page.unheard, 2 * 3600))  # than the page shows
+    assert unheard["task_run_id"] in {*ledger_source.refresh(longer).lanes["task_run_id"]}
     rest.call("POST", "concurrency_limits/decrement", unheard)  # as the server does when the lease expires
     for seconds, leaked in ((0, False), (10, True)):
         page = ledger_source.refresh(dataclasses.replace(page, missed=earlier(page.missed, seconds)))
