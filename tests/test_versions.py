@@ -272,7 +272,7 @@ def test_the_explorer_sends_and_shows_the_answer(server: str, jobs: dict[str, di
     assert "/flow_runs/filter" in opened(explorer)
     explorer.text_area[0].set_value(json.dumps({"flow_runs": {"id": {"any_": [jobs[server]["flow_run_id"]]}}}))
     explorer.button[0].click()
-    assert "/flow_runs/filter: 200 OK" in opened(explorer)
+    assert "/flow_runs/filter`: 200 OK" in opened(explorer)
     assert explorer.dataframe[-1].value["id"].tolist() == [jobs[server]["flow_run_id"]]
 
 
