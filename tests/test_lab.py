@@ -112,6 +112,14 @@ def test_two_labs_that_start_at_the_same_moment_take_two_ports(new_lab: Path) ->
         assert run(LAB, "reset", FLOWS_LAB_DIR=str(folders[1])).returncode == 0
 
 
+def test_a_port_is_reserved_for_labs_with_other_temporary_folders_too(tmp_path: Path) -> None:
+    reserve = "from flows.lab import prefect_server\nwith prefect_server.reserved_port(None) as port: print(port)"
+    with prefect_server.reserved_port(None) as port:
+        command = [sys.executable, "-c", reserve]
+        other = subprocess.run(command, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
+        assert other.returncode == 0 and int(other.stdout) != port, other.stderr
+
+
 @pytest.mark.long
 def test_a_copied_folder_is_a_lab_of_its_own(copied_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.up("gateway")

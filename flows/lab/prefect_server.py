@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -96,7 +95,7 @@ def socket_file(home: Path) -> Path:
 def reserved_port(before: str | None) -> Generator[int]:
     """Yield the port of the API address `before` if it is free, else the first free one from FIRST_PORT on."""
     for port in itertools.chain([httpx.URL(before or "").port or FIRST_PORT], itertools.count(FIRST_PORT)):
-        file = Path(tempfile.gettempdir()) / f"flows-{port}.lock"  # no lab of any user takes it during the block
+        file = Path("/tmp") / f"flows-{port}.lock"  # no lab of any user takes it in the block, whatever its TMPDIR
         with contextlib.suppress(Timeout), files.lock(file, 0o666).acquire(timeout=0):
             try:
                 if is_free(port):
