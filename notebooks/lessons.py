@@ -23,14 +23,14 @@ import progress
 import records
 from flows import lab, warehouse
 from flows.api import endpoints, rest, server
-from flows.monitor import pages
+from flows.monitor import charts, pages
 from flows.settings import CannotRun
 
 # In JupyterLab's dark theme, a white picture becomes a dark one, and its colours keep their hues.
 DARK = '<style>[data-jp-theme-light="false"] .flows {filter: invert(0.93) hue-rotate(180deg)}</style>'
 
-# The monitor's colours of text, which have to do on white and on black, and those for pictures, which are on white.
-TEXT = {"#7a7a7a": "#555555", "#D55E00": "#a34700"}
+# The monitor's text can be read on white and on black; pictures are on white, where a darker one reads better.
+TEXT = "#555555"
 
 SHARED = "playground"  # the only lesson that asks you to open it twice
 
@@ -57,9 +57,7 @@ def picture(chart: alt.TopLevelMixin) -> Picture:
     """Return `chart`, which must have a description, as a picture."""
     described: Any = chart
     svg = vl_convert.vegalite_to_svg(described.to_json())
-    for colour, darker in TEXT.items():
-        svg = re.sub(rf'(<text[^>]* fill="){colour}', rf"\g<1>{darker}", svg)
-    return Picture(svg, described.description)
+    return Picture(re.sub(rf'(<text[^>]* fill="){charts.GREY}', rf"\g<1>{TEXT}", svg), described.description)
 
 
 def begin() -> None:

@@ -94,7 +94,7 @@ def sentences(lessons: list[Lesson]) -> list[str]:
         of_guesses += f" Where you said how sure you were, you were {confidence} sure on average,"
         of_guesses += f" and {right} were right."
     exercises = ", ".join(f"{lesson.name} {done(lesson)}" for lesson in lessons if lesson.exercises)
-    kept = "This is kept on your machine only. lab.reset() leaves it there; to forget it, delete .lab/learner."
+    kept = "This is kept on your machine only. Resetting the lab leaves it there; to forget it, delete .lab/learner."
     return [f"Exercises done: {exercises}.", of_guesses if guesses else "You have made no guesses yet.", kept]
 
 

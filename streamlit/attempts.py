@@ -28,7 +28,7 @@ def show(task_runs: pd.DataFrame, until: pd.Timestamp) -> None:
     several = several.head(MOST)
     states = _states(tuple(several[["task_run_id", "attempts", "state"]].itertuples(index=False, name=None)))
     origin = task_runs["submitted"].min()
-    display.chart(chart(several, attempts(states, until), origin), "attempts_chart", stretch=False)
+    display.chart(chart(several, attempts(states, until), origin), "attempts_chart")
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

@@ -4,7 +4,9 @@ import altair as alt
 import global_slots
 import pandas as pd
 
-from flows.monitor.charts import COLOURS, WAITING, WIDTH, labelled, styled
+from flows.monitor.charts import COLOURS, GREY, WAITING, WIDTH, labelled, styled
+
+TAKEN = "#0072B266"  # a tint of the colour of what runs
 
 
 def waiting(task_runs: pd.DataFrame, most: int = 30) -> alt.Chart:
@@ -31,14 +33,14 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
     rows = labelled(limits.drop(columns=["holders", "tag"]).assign(name=names)).rename(columns={"label": "tag"})
     kinds = {"taken": "counted by the server", "held": "held by a task run"}
     long = rows.rename(columns=kinds).melt("tag", list(kinds.values()), "kind", "slots")
-    colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[WAITING, COLOURS["RUNNING"]])
+    colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[TAKEN, COLOURS["RUNNING"]])
     x = alt.X("slots:Q").axis(tickMinStep=1, format="d").title("slots; the tick is the limit")
     y = alt.Y("tag:N").title(None).axis(labelLimit=220)
     colour = colour.title(None).legend(orient="top")
     bars = (
         alt.Chart(long).mark_bar().encode(x, y, yOffset="kind:N", color=colour, tooltip=["tag:N", "kind:N", "slots:Q"])
     )
-    limit = alt.Chart(rows).mark_tick(color=COLOURS["FAILED"], thickness=3, size=36).encode(x="limit:Q", y=y)
+    limit = alt.Chart(rows).mark_tick(color=GREY, thickness=3, size=36).encode(x="limit:Q", y=y)
     parts = [
         f"{row['tag']} has {row['taken']} of {row['limit']} slots taken, {row['held']} held"
         for row in rows.head(5).to_dict("records")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
+import altair as alt
 import pandas as pd
 import streamlit as st
 from texts import csv, plain
@@ -24,10 +25,29 @@ def errors_shown(shown: CannotRun | None = None) -> Generator[None]:
             st.error(plain(error, 2000), icon=":material/error:")
 
 
-def chart(drawn: Any, key: str, *, stretch: bool = True) -> None:
-    """Show an Altair chart, and below it its description, which screen readers read as well."""
-    st.altair_chart(drawn, key=key, theme=None, width="stretch" if stretch else "content")
+def chart(drawn: Any, key: str, *, room: int = 30) -> None:
+    """Show an Altair chart as wide as the page, and below it its description, which screen readers read as well.
+
+    Those that are put together, below or beside each other, are as wide as the page only if they are taken apart. Their
+    axes begin at the same place because each leaves `room`, in pixels, for the labels of its rows.
+    """
+    parts, places = [drawn], [st]
+    if isinstance(drawn, alt.VConcatChart):
+        parts, places = drawn.vconcat, [st] * len(drawn.vconcat)
+    elif isinstance(drawn, alt.HConcatChart):
+        parts, places = drawn.hconcat, st.columns(len(drawn.hconcat))
+    for number, (part, place) in enumerate(zip(parts, places, strict=True)):
+        if part is not drawn:
+            part = charts.styled(part).configure_axisY(minExtent=room, maxExtent=room)
+        place.altair_chart(part, key=f"{key} {number}", theme=None, width="stretch")
     st.caption(plain(drawn.description, 1000))
+
+
+def room(runs: pd.DataFrame) -> int:
+    """Return how many pixels the labels of a timeline of `runs` take; those of many have none."""
+    if runs.empty or len(runs) > charts.MOST_LABELS:
+        return 30
+    return min(20 + 6 * int(charts.labelled(runs)["label"].str.len().max()), 220)
 
 
 def table(frame: Any, *, alt: str, **options: Any) -> Any:

@@ -7,12 +7,11 @@ import pandas as pd
 import sessions
 
 from flows.monitor import frames
-from flows.monitor.charts import COLOURS, WIDTH, styled
+from flows.monitor.charts import COLOURS, GREY, WIDTH, styled
 
 _MOST = 1500  # bars; with more, those that touch are drawn as one
 _PIXELS = 1000
 _KINDS = {"held": COLOURS["RUNNING"], "leaked: nobody used it": COLOURS["FAILED"]}
-_LIMIT, _SLOTS = "#D55E00", "#0072B2"
 
 
 def over_time(
@@ -23,7 +22,7 @@ def over_time(
     bars = _touching(_bars(within, start), now - start)
     # The database is asked a moment after the server.
     end = now if seen is None else pd.Series([now, seen.samples["time"].max(), *(seen.refusals or [])]).max()
-    scale = alt.Scale(domain=[_epoch(start), _epoch(end)], type="time")
+    scale = alt.Scale(domain=[start.isoformat(), end.isoformat()], type="time")
     x = alt.X("from:T").scale(scale).title(None)
     slots = max(limit, int(within["slot"].max()) + 1 if len(within) else 0)
     y = alt.Y("slot:O").scale(domain=list(range(1, slots + 1))).title("slot")
@@ -32,7 +31,8 @@ def over_time(
     tooltip += [alt.Tooltip(f"{end}:T").format("%Y-%m-%d %H:%M:%S") for end in ("from", "to")]
     tooltip.append(alt.Tooltip("seconds:Q").format(".1f"))
     drawn = alt.Chart(bars).mark_bar(height=alt.RelativeBandSize(band=0.8)).encode(x, y, x2="to:T", tooltip=tooltip)
-    drawn = drawn.encode(color=colour.legend(orient="top")).properties(width=WIDTH, height=alt.Step(22))
+    drawn = drawn.encode(color=colour.legend(orient="top"))
+    drawn = drawn.properties(width=WIDTH, height=alt.Step(22), description=f"A lane for each of {slots} slots.")
     parts = [drawn, _line(ledger.taken(lanes, start, now), x, limit)]
     if seen is not None:
         parts.append(_sessions(seen, x, limit))
@@ -74,17 +74,18 @@ def _line(steps: pd.DataFrame, x: alt.X, limit: int) -> alt.LayerChart:
     top = max(frames.peak(steps), limit) + 1
     y = alt.Y("running:Q").title("slots taken").axis(tickCount=min(top, 5), format="d").scale(domain=[0, top])
     tooltip = [alt.Tooltip("from:T").format("%H:%M:%S"), alt.Tooltip("running:Q").title("slots taken")]
-    taken = alt.Chart(steps).mark_line(interpolate="step-after", color=_SLOTS).encode(x, y, tooltip=tooltip)
+    taken = alt.Chart(steps).mark_line(interpolate="step-after", color=COLOURS["RUNNING"]).encode(x, y, tooltip=tooltip)
     bound = alt.Chart(pd.DataFrame({"limit": [limit], "text": [f"limit {limit}"]})).encode(y="limit:Q")
-    rule = bound.mark_rule(color=_LIMIT, strokeDash=[6, 4], strokeWidth=1.5)
-    text = bound.mark_text(color=_LIMIT, align="right", dy=-8).encode(text="text:N", x=alt.value(WIDTH))
-    return alt.layer(taken, rule, text).properties(width=WIDTH, height=140)
+    rule = bound.mark_rule(color=GREY, strokeDash=[6, 4], strokeWidth=1.5)
+    text = bound.mark_text(color=GREY, align="right", dy=-8).encode(text="text:N", x=alt.value("width"))
+    description = f"How many slots were taken at once, against the limit of {limit}."
+    return alt.layer(taken, rule, text).properties(width=WIDTH, height=140, description=description)
 
 
 def _sessions(seen: ledger_database.Seen, x: alt.X, limit: int) -> alt.LayerChart:
     """Draw the sessions that the database saw, on the same axis, and a tick for each connection that it refused."""
     steps = sessions.steps(seen.samples).rename(columns={"time": "from"})
-    kinds = {sessions.OURS: _SLOTS, sessions.OTHERS: COLOURS["CRASHED"], "refused": _LIMIT}
+    kinds = {sessions.OURS: COLOURS["RUNNING"], sessions.OTHERS: COLOURS["CRASHED"], "refused": COLOURS["FAILED"]}
     colour = alt.Color("kind:N").scale(domain=list(kinds), range=list(kinds.values())).title(None)
     top = max(int(steps["sessions"].max()) if len(steps) else 0, limit) + 1
     y = alt.Y("sessions:Q").title("sessions").axis(tickCount=min(top, 5), format="d").scale(domain=[0, top])
@@ -95,11 +96,8 @@ def _sessions(seen: ledger_database.Seen, x: alt.X, limit: int) -> alt.LayerChar
     if seen.refusals:
         refused = pd.DataFrame({"from": pd.to_datetime(list(seen.refusals), utc=True), "kind": "refused"})
         layers.append(alt.Chart(refused).mark_tick(thickness=2, size=12).encode(x, y=alt.value(6), color=colour))
-    return alt.layer(*layers).properties(width=WIDTH, height=140)
-
-
-def _epoch(time: pd.Timestamp) -> float:
-    return time.timestamp() * 1000
+    description = "How many sessions the database had at once, ours and others', and when it refused one."
+    return alt.layer(*layers).properties(width=WIDTH, height=140, description=description)
 
 
 def _describe(lanes: pd.DataFrame, slots: int, seen: ledger_database.Seen | None) -> str:

@@ -46,7 +46,7 @@ def show_earlier(flow_run: pd.Series) -> None:
         st.caption("No run of this flow has completed yet.")
         return
     usual = fence(runs["ran_seconds"])
-    display.chart(chart(runs, usual, flow_run["flow_run_id"]), "earlier_chart", stretch=False)
+    display.chart(chart(runs, usual, flow_run["flow_run_id"]), "earlier_chart")
     outliers = runs[runs["ran_seconds"] > usual].to_dict("records")
     links = [
         f"[{plain(run['name'], 60)}]({display.link(run['flow_run_id'])}) {run['ran_seconds']:.1f} s" for run in outliers

@@ -79,7 +79,7 @@ def _timeline(page: refresh.Run) -> None:
     limit = int(page.limits.set_index("tag").loc[tag, "limit"]) if tag else None
     _verdict(page, steps, limit)
     drawn = charts.run(tasks, steps, limit)
-    display.chart(drawn, "timeline", stretch=False)
+    display.chart(drawn, "timeline", room=display.room(tasks))
     saved_run.offer(page, frames.verdict(steps, limit), drawn)
     with st.expander("How long each task run waited"):
         display.chart(bar_charts.waiting(tasks), "waiting")

@@ -42,7 +42,7 @@ def show(page: pages.Run, tag: str | None) -> None:
     limit = st.slider("Limit in the replay", 1, top, min(most + 2, top), key=f"what_if {len(ran)} {most}")
     replayed = replay.replay(ran, limit, known.costs)
     st.info(plain(sentence(ran, replayed, limit, known), 1500), icon=":material/replay:")
-    display.chart(chart(ran, replayed, limit), "replayed", stretch=False)
+    display.chart(chart(ran, replayed, limit), "replayed", room=display.room(ran))
 
 
 def sentence(ran: pd.DataFrame, replayed: pd.DataFrame, limit: int, known: Known) -> str:
@@ -107,31 +107,38 @@ def _known(page: pages.Run, tag: str, ran: pd.DataFrame) -> Known:
     return kept[1]
 
 
-def chart(ran: pd.DataFrame, replayed: pd.DataFrame, limit: int) -> alt.FacetChart:
+def chart(ran: pd.DataFrame, replayed: pd.DataFrame, limit: int) -> alt.HConcatChart:
     """Draw the real timeline and, beside it, the replayed one, with the same rows and the same seconds."""
     rows = charts.labelled(ran.sort_values(["started", "submitted"]))
-    labels, origin = rows.set_index("task_run_id")["label"], rows["submitted"].min()
-    titles = [f"real: {_peak(ran)} at once", f"replayed: limit {limit}"]
-    times = ["submitted", "started", "ended"]
-    both = pd.concat([runs.assign(which=title) for runs, title in zip((ran, replayed), titles, strict=True)])
-    both[times] = both[times].apply(lambda time: (time - origin).dt.total_seconds().round(3))
-    both = both.assign(label=both["task_run_id"].map(labels))[["which", "label", *times]]
-    few = len(rows) <= charts.MOST_LABELS
-    y = alt.Y("label:N").sort(list(labels)).title(None)
-    y = y.axis(alt.Axis(labelLimit=220, ticks=False, domain=False) if few else None)
-    base = alt.Chart().encode(y=y, tooltip=["label:N", alt.Tooltip("started:Q"), alt.Tooltip("ended:Q")])
-    waits = base.mark_bar(color=charts.WAITING, height=alt.RelativeBandSize(band=0.35))
-    runs = base.mark_bar(color=charts.COLOURS["RUNNING"], height=alt.RelativeBandSize(band=0.8))
-    x = alt.X("submitted:Q").title("seconds since the first was submitted")
-    layers = alt.layer(waits.encode(x, x2="started"), runs.encode(alt.X("started:Q"), x2="ended"), data=both)
-    header = alt.Header(labelColor="#7a7a7a", labelFontSize=13)
-    column = alt.Column("which:N").sort(titles).title(None).header(header)
+    both = {f"real: {_peak(ran)} at once": ran, f"replayed: limit {limit}": replayed}
+    both = {title: _elapsed(runs, rows) for title, runs in both.items()}
+    scale = alt.Scale(domain=[0, max(runs["ended"].max() for runs in both.values())], nice=False)
     description = (
         f"Two timelines of {len(ran)} task runs: the real one took {_seconds(ran):.1f} s, the replayed one, with a"
         f" limit of {limit}, {_seconds(replayed):.1f} s. Grey waits, blue runs."
     )
-    faceted = layers.properties(width=WIDTH, height=alt.Step(18) if few else 600).facet(column=column)
-    return charts.styled(faceted.properties(description=description))
+    beside = [_timeline(runs, title, list(rows["label"]), scale) for title, runs in both.items()]
+    return charts.styled(alt.hconcat(*beside, description=description))
+
+
+def _elapsed(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the times of TASK_RUNS in seconds since the first of `rows` was submitted, with the labels of `rows`."""
+    times = ["submitted", "started", "ended"]
+    seconds = runs[times].apply(lambda time: (time - rows["submitted"].min()).dt.total_seconds().round(3))
+    return seconds.assign(label=runs["task_run_id"].map(rows.set_index("task_run_id")["label"]))
+
+
+def _timeline(runs: pd.DataFrame, title: str, labels: list[str], scale: alt.Scale) -> alt.LayerChart:
+    few = len(labels) <= charts.MOST_LABELS
+    y = alt.Y("label:N").sort(labels).title(None)
+    y = y.axis(alt.Axis(labelLimit=220, ticks=False, domain=False) if few else None)
+    base = alt.Chart(runs).encode(y=y, tooltip=["label:N", alt.Tooltip("started:Q"), alt.Tooltip("ended:Q")])
+    waits = base.mark_bar(color=charts.WAITING, height=alt.RelativeBandSize(band=0.35))
+    ran = base.mark_bar(color=charts.COLOURS["RUNNING"], height=alt.RelativeBandSize(band=0.8))
+    x = alt.X("submitted:Q").scale(scale).title("seconds since the first was submitted").axis(titleAnchor="end")
+    drawn = alt.layer(waits.encode(x, x2="started"), ran.encode(alt.X("started:Q"), x2="ended"))
+    named = alt.Title(title, color=charts.GREY, fontSize=13, fontWeight="normal")
+    return drawn.properties(width=WIDTH, height=alt.Step(18) if few else 600, title=named, description=title)
 
 
 def _peak(runs: pd.DataFrame) -> int:

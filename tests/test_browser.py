@@ -23,6 +23,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 from support.browsers import barriers
 from support.commands import FLOW, answer, run, start
+from support.figures import Store
 from support.labs import kill
 from support.servers import free_port, proxied
 from support.waiting import eventually
@@ -285,7 +286,11 @@ def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page)
     page.goto(f"{serve('main.py')}/run?id={flow_run}")
     expect(page.get_by_text("The limit held: at most 1 ran at once, and 1 is allowed.")).to_be_visible()
     expect(page.get_by_text("Timeline of 4 task runs (4 Completed)")).to_be_visible()
-    expect(page.locator("[aria-label^='Timeline of 4 task runs']").first).to_be_attached()
+    parts = [page.locator(f"[aria-label^='{words}']").first for words in ("Timeline of 4", "Up to 1 task runs")]
+    for part in parts:
+        expect(part).to_be_attached()
+    widths = [part.bounding_box()["width"] for part in parts]
+    assert widths[0] == widths[1] > 900, "they are as wide as the page"
     expect(page.get_by_role("heading", name="6 task runs")).to_be_visible()
     expect(cell(page, "Finished in state Completed").first).to_be_attached()
     page.get_by_label("Search", exact=True).fill("no line says this")
@@ -691,7 +696,7 @@ def test_the_explorer_s_examples_are_taken_by_the_server(shared_lab: str) -> Non
 
 @pytest.mark.figures
 def test_requests_and_bytes_beside_prefect_s_dashboard(
-    shared_lab: str, browser: Browser, monkeypatch: pytest.MonkeyPatch
+    shared_lab: str, browser: Browser, monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
     """On the same server: what the monitor's first page asks the API for, and what Prefect's dashboard does."""
     database = lab.status().database
@@ -714,8 +719,9 @@ def test_requests_and_bytes_beside_prefect_s_dashboard(
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(5_000)
     received = sum(request.sizes()["responseBodySize"] for request in theirs)
-    print(f"\nthe monitor's first page: {len(ours)} requests, {sum(ours) / 1000:.0f} kB", end="")
-    print(f"; Prefect's dashboard: {len(theirs)} requests, {received / 1000:.0f} kB")
+    loads = {"the monitor's first page": (len(ours), sum(ours))}
+    loads["Prefect's dashboard, first visit"] = len(theirs), received
+    store("dashboard", [{"visit": of, "requests": sent, "bytes": size} for of, (sent, size) in loads.items()])
     context.close()
     fill.empty(database)
     assert 0 < len(ours) < len(theirs)
@@ -732,7 +738,9 @@ COUNT = """() => {
 
 @pytest.mark.figures
 @pytest.mark.weekly
-def test_three_open_tabs_take_no_more_memory_after_200_refreshes(shared_lab: str, serve, browser: Browser) -> None:
+def test_three_open_tabs_take_no_more_memory_after_200_refreshes(
+    shared_lab: str, serve, browser: Browser, store: Store
+) -> None:
     """The server process, and what JavaScript keeps in the tabs, after the first 50 refreshes and after all of them."""
     database = lab.status().database
     fill.fill(database, 300)
@@ -757,14 +765,14 @@ def test_three_open_tabs_take_no_more_memory_after_200_refreshes(shared_lab: str
         return process.memory_info().rss / 1e6, kept / len(tabs) / 1e6
 
     try:
-        (server_early, tab_early), (server_late, tab_late) = megabytes(50), megabytes(200)
+        early, late = megabytes(50), megabytes(200)
     finally:
         for tab in tabs:
             tab.close()
         fill.empty(database)
-    print(f"\nafter 50 and 200 refreshes: server {server_early:.0f} and {server_late:.0f} MB", end="")
-    print(f"; JavaScript in a tab {tab_early:.1f} and {tab_late:.1f} MB")
-    assert server_late < 1.1 * server_early and tab_late < 1.25 * tab_early
+    both = {50: early, 200: late}.items()
+    store("tabs", [{"refreshes": n, "server_mb": round(server), "tab_mb": round(tab, 1)} for n, (server, tab) in both])
+    assert late[0] < 1.1 * early[0] and late[1] < 1.25 * early[1]
 
 
 @pytest.fixture(autouse=True)

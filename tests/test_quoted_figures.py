@@ -141,6 +141,27 @@ def test_what_a_page_of_the_monitor_takes() -> None:
         assert all_near(quoted, [*row.values()]), (quoted, row)
 
 
+def test_what_a_wide_run_takes() -> None:
+    text = " ".join((DOCS / "monitor.md").read_text().split())
+    words = ["loads in ", " seconds .*? in ", " seconds .*? takes ", " seconds, and opening its page ", " "]
+    quoted, (row,) = re.search(r"([\d.]+)".join(words), text), stored("wide-run")
+    assert quoted and all_near([*quoted.groups()], [milliseconds / 1000 for milliseconds in row.values()]), row
+
+
+def test_what_a_visit_takes() -> None:
+    for (visit, requests, received), row in zip(table("monitor.md", "visit"), stored("dashboard"), strict=True):
+        exact = [row["requests"], row["bytes"] / 1000]
+        assert visit == row["visit"] and all_near([requests, received.removesuffix(" kB")], exact), row
+
+
+def test_what_open_tabs_take() -> None:
+    text = " ".join((DOCS / "monitor.md").read_text().split())
+    words = ["process had ", " MB after the first ", " refreshes and ", " MB after ", ", and each tab ", " and ", " MB"]
+    quoted, (early, late) = re.search(r"([\d.]+)".join(words), text), stored("tabs")
+    exact = [row[name] for row in (early, late) for name in ("server_mb", "refreshes")]
+    assert quoted and all_near([*quoted.groups()], [*exact, early["tab_mb"], late["tab_mb"]]), (early, late)
+
+
 def test_how_the_ledger_agrees_with_the_database() -> None:
     text = " ".join((DOCS / "monitor.md").read_text().split())
     ((ledger,), (outsiders,), (waits,)) = (stored(name) for name in ("ledger", "outsiders", "waits"))

@@ -14,6 +14,7 @@ from flows.api.endpoints import FAILED
 from flows.monitor import frames
 
 WAITING = "#999999"
+GREY = "#7a7a7a"  # of text and of limits, which are not states
 COLOURS = {
     "RUNNING": "#0072B2",
     "COMPLETED": "#009E73",
@@ -21,7 +22,7 @@ COLOURS = {
     "CRASHED": "#CC79A7",
     "CANCELLED": "#E69F00",
     "CANCELLING": "#E69F00",
-    "PENDING": "#56B4E9",
+    "PENDING": WAITING,
     "SCHEDULED": WAITING,
     "PAUSED": "#F0E442",
 }
@@ -33,9 +34,12 @@ MOST_LABELS = 60  # more rows have no room for their names
 
 def run(task_runs: pd.DataFrame, steps: pd.DataFrame, limit: int | None) -> alt.VConcatChart:
     """Draw the timeline of TASK_RUNS, and below it STEPS against the `limit`, on the same time axis."""
-    timeline, concurrency = _timeline(task_runs), _concurrency(steps, limit, task_runs["submitted"].min())
-    both = alt.vconcat(timeline, concurrency).resolve_scale(x="shared")
-    return styled(both.properties(description=f"{timeline.description} {concurrency.description}"))
+    rows, at = _elapsed(task_runs), (steps["time"] - task_runs["submitted"].min()).dt.total_seconds()
+    times = pd.concat([at, rows["submitted_at"], rows["started_at"], rows["ended_at"]]).dropna()
+    scale = alt.Scale(domain=[min(times, default=0), max(times, default=1)], nice=False)
+    above = _timeline(rows, scale).properties(description=_describe_timeline(task_runs))
+    below = _concurrency(steps.assign(at=at), limit, scale)
+    return styled(alt.vconcat(above, below, description=f"{above.description} {below.description}"))
 
 
 def states(counts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> alt.Chart:
@@ -52,20 +56,14 @@ def states(counts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> alt.
     return styled(chart.properties(width=WIDTH, height=140, description=f"Flow runs by state over time: {parts}."))
 
 
-def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
-    rows = _elapsed(task_runs)
+def _timeline(rows: pd.DataFrame, scale: alt.Scale) -> alt.LayerChart:
     few = len(rows) <= MOST_LABELS
     axis = alt.Axis(labelLimit=220, ticks=False, domain=False) if few else None
-    x = alt.X("submitted_at:Q").title("seconds since the first was submitted")
+    x = alt.X("submitted_at:Q").scale(scale).title("seconds since the first was submitted").axis(titleAnchor="end")
     y = alt.Y("label:N").sort(None).axis(axis).title(None)
-    tooltip = [
-        alt.Tooltip("label:N").title("task run"),
-        alt.Tooltip("state:N"),
-        alt.Tooltip("waited_seconds:Q").format(".2f").title("waited (s)"),
-        alt.Tooltip("ran_seconds:Q").format(".2f").title("ran (s)"),
-        alt.Tooltip("started:T").format("%Y-%m-%d %H:%M:%S"),
-        alt.Tooltip("message:N"),
-    ]
+    tooltip = [alt.Tooltip("label:N").title("task run"), alt.Tooltip("state:N")]
+    tooltip += [alt.Tooltip(f"{what}_seconds:Q").format(".2f").title(f"{what} (s)") for what in ("waited", "ran")]
+    tooltip += [alt.Tooltip("started:T").format("%Y-%m-%d %H:%M:%S"), alt.Tooltip("message:N")]
     kinds, colours = ["waits", "runs", "failed"], [WAITING, COLOURS["RUNNING"], COLOURS["FAILED"]]
     colour = alt.Color("kind:N").scale(domain=kinds, range=colours).title(None).legend(orient="top")
     thin, thick = (alt.RelativeBandSize(band=share if few else 1) for share in (0.35, 0.8))
@@ -73,26 +71,25 @@ def _timeline(task_runs: pd.DataFrame) -> alt.LayerChart:
     waits = base.transform_calculate(kind="'waits'").mark_bar(height=thin).encode(x, x2="started_at")
     ran = base.transform_filter("datum.ended_at != null").mark_bar(height=thick)
     chart = alt.layer(waits.encode(color=colour), ran.encode(x="started_at:Q", x2="ended_at", color=colour))
-    height = alt.Step(18) if few else 600
-    return chart.properties(width=WIDTH, height=height, description=_describe_timeline(task_runs))
+    return chart.properties(width=WIDTH, height=alt.Step(18) if few else 600)
 
 
-def _concurrency(steps: pd.DataFrame, limit: int | None, origin: pd.Timestamp) -> alt.LayerChart:
-    rows = steps.assign(at=(steps["time"] - origin).dt.total_seconds())
-    x = alt.X("at:Q").title("seconds")
+def _concurrency(steps: pd.DataFrame, limit: int | None, scale: alt.Scale) -> alt.LayerChart:
     peak = frames.peak(steps)
     top = max(peak, limit or 0) + 1
-    y = alt.Y("running:Q").title("running at once").axis(tickCount=min(top, 5), format="d").scale(domain=[0, top])
+    x = alt.X("at:Q").scale(scale).title("seconds").axis(titleAnchor="end")
+    axis = alt.Axis(tickCount=min(top, 5), format="d", titleAngle=0, titleAlign="left", titleX=0, titleY=-8)
+    y = alt.Y("running:Q").title("running at once").axis(axis).scale(domain=[0, top])
     tooltip = [alt.Tooltip("at:Q").format(".2f").title("seconds"), alt.Tooltip("running:Q")]
-    line = alt.Chart(rows).mark_line(interpolate="step-after", color=COLOURS["RUNNING"])
+    line = alt.Chart(steps).mark_line(interpolate="step-after", color=COLOURS["RUNNING"])
     layers = [line.encode(x, y, tooltip=tooltip)]
     if limit is not None:
         bound = alt.Chart(pd.DataFrame({"limit": [limit], "text": [f"limit {limit}"]})).encode(y="limit:Q")
-        text = bound.mark_text(color=COLOURS["FAILED"], align="right", dy=-8)
-        layers.append(bound.mark_rule(color=COLOURS["FAILED"], strokeDash=[6, 4], strokeWidth=1.5))
-        layers.append(text.encode(text="text:N", x=alt.value(WIDTH)))
+        text = bound.mark_text(color=GREY, align="right", dy=-8)
+        layers.append(bound.mark_rule(color=GREY, strokeDash=[6, 4], strokeWidth=1.5))
+        layers.append(text.encode(text="text:N", x=alt.value("width")))
     bounded = "there is no limit" if limit is None else f"the limit is {limit}"
-    description = f"Up to {peak} task runs ran at once; {bounded}." if len(rows) else "No task run has started."
+    description = f"Up to {peak} task runs ran at once; {bounded}." if len(steps) else "No task run has started."
     return alt.layer(*layers).properties(width=WIDTH, height=140, description=description)
 
 
@@ -128,8 +125,7 @@ def _describe_timeline(task_runs: pd.DataFrame) -> str:
 
 def styled(chart: Any) -> Any:
     """Return `chart` without a background, with text in a grey that can be read on white and on black."""
-    grey, faint = "#7a7a7a", "#80808030"
-    text = {"labelColor": grey, "titleColor": grey}
+    faint, text = "#80808030", {"labelColor": GREY, "titleColor": GREY}
     axis = {**text, "gridColor": faint, "domainColor": faint, "tickColor": faint}
     # Leave room for labels: the viewer's font may be wider than the one they were measured in.
     padding = {"left": 25, "top": 5, "right": 5, "bottom": 5}
