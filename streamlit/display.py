@@ -39,6 +39,8 @@ def chart(drawn: Any, key: str, *, room: int = 30) -> None:
     for number, (part, place) in enumerate(zip(parts, places, strict=True)):
         if part is not drawn:
             part = charts.styled(part).configure_axisY(minExtent=room, maxExtent=room)
+            if isinstance(part.height, int):  # Streamlit takes the axes off it
+                part = part.properties(height=part.height + 60)
         place.altair_chart(part, key=f"{key} {number}", theme=None, width="stretch")
     st.caption(plain(drawn.description, 1000))
 
