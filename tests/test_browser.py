@@ -289,8 +289,12 @@ def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page)
     parts = [page.locator(f"[aria-label^='{words}']").first for words in ("Timeline of 4", "Up to 1 task runs")]
     for part in parts:
         expect(part).to_be_attached()
-    widths = [part.bounding_box()["width"] for part in parts]
-    assert widths[0] == widths[1] > 900, "they are as wide as the page"
+
+    def as_wide_as_the_page() -> bool:
+        timeline, line = (part.bounding_box()["width"] for part in parts)
+        return timeline == line > 900
+
+    eventually(as_wide_as_the_page)
     expect(page.get_by_role("heading", name="6 task runs")).to_be_visible()
     expect(cell(page, "Finished in state Completed").first).to_be_attached()
     page.get_by_label("Search", exact=True).fill("no line says this")
