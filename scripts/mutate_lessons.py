@@ -40,6 +40,7 @@ IDLE = {  # what a change looks like that no lesson can notice, and why
     r" in guesses\.compare\(": "nobody made a guess, so nobody reads what it is compared with",
     r" in place of .* in .*(retries|retry_\w+)=": "it is tried again only if the database refuses it",
 }
+UNKEPT = r"for future in \[.*\]:\s+future\.(wait|result)\(\)"  # a loop over tasks that only take time
 SWAPPED = {"wait": "result", "result": "wait"}
 NBVAL = ["pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
 NBVAL += ["--nbval-cell-timeout", "150", "--nbval-sanitize-with", str(settings.PROJECT / "tests" / "nbval.cfg")]
@@ -91,6 +92,8 @@ def of_lesson(notebook: dict[str, Any]) -> Iterator[Mutation]:
 
 def why_idle(mutation: Mutation) -> str:
     """Return why this mutation cannot matter, empty if it can."""
+    if re.search(r"^(wait|result) in place of .* in future\.", mutation.what) and re.search(UNKEPT, mutation.source):
+        return "the tasks do not fail, and nobody reads what they return"
     return next((reason for pattern, reason in IDLE.items() if re.search(pattern, mutation.what)), "")
 
 

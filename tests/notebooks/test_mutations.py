@@ -42,6 +42,13 @@ def test_each_kind_of_change_is_made_once_for_each_place() -> None:
     assert "ask(0.5).wait()\n" in made["wait in place of result in return ask(0.5).result()"]
 
 
+@pytest.mark.parametrize("futures, matters", [("[nap.submit() for _ in range(3)]", False), ("futures", True)])
+def test_how_a_flow_waits_matters_if_it_keeps_the_futures(futures: str, matters: bool) -> None:
+    made = mutate_lessons.mutations(f"for future in {futures}:\n    future.wait()\n")
+    (swapped,) = [mutate_lessons.Mutation(0, *one, False) for one in made if one[0].startswith("result in place of")]
+    assert bool(mutate_lessons.why_idle(swapped)) is not matters
+
+
 def test_a_lesson_s_code_and_solutions_are_changed_and_not_its_parameters() -> None:
     for name in GRADED:
         notebook = json.loads((FOLDER / f"{name}.ipynb").read_text())
