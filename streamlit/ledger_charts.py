@@ -7,7 +7,7 @@ import pandas as pd
 import sessions
 
 from flows.monitor import frames
-from flows.monitor.charts import COLOURS, GREY, WIDTH, styled
+from flows.monitor.charts import COLOURS, WIDTH, limit_line, styled
 
 _MOST = 1500  # bars; with more, those that touch are drawn as one
 _PIXELS = 1000
@@ -75,11 +75,8 @@ def _line(steps: pd.DataFrame, x: alt.X, limit: int) -> alt.LayerChart:
     y = alt.Y("running:Q").title("slots taken").axis(tickCount=min(top, 5), format="d").scale(domain=[0, top])
     tooltip = [alt.Tooltip("from:T").format("%H:%M:%S"), alt.Tooltip("running:Q").title("slots taken")]
     taken = alt.Chart(steps).mark_line(interpolate="step-after", color=COLOURS["RUNNING"]).encode(x, y, tooltip=tooltip)
-    bound = alt.Chart(pd.DataFrame({"limit": [limit], "text": [f"limit {limit}"]})).encode(y="limit:Q")
-    rule = bound.mark_rule(color=GREY, strokeDash=[6, 4], strokeWidth=1.5)
-    text = bound.mark_text(color=GREY, align="right", dy=-8).encode(text="text:N", x=alt.value("width"))
     description = f"How many slots were taken at once, against the limit of {limit}."
-    return alt.layer(taken, rule, text).properties(width=WIDTH, height=140, description=description)
+    return alt.layer(taken, *limit_line(limit)).properties(width=WIDTH, height=140, description=description)
 
 
 def _sessions(seen: ledger_database.Seen, x: alt.X, limit: int) -> alt.LayerChart:

@@ -101,7 +101,7 @@ def _updated(page: Page, limits: Mapping[str, Mapping[str, Any]]) -> Page:
     named = {one: at for one, at in named.items() if at >= page.start or one in limit["holders"]}
     heard = {*page.events["task_run_id"]}
     page = replace(page, unheard={one: at for one, at in named.items() if one not in heard})
-    of_source = _named(page, limit["holders"]) if source == "events" else _tagged(page, limit["holders"])
+    of_source = _named(page) if source == "events" else _tagged(page, limit["holders"])
     now = {"limit": limit["limit"], "counted": limit["taken"], "holders": limit["holders"]}
     page = replace(page, **now, source=source, task_runs=of_source)
     holds = _holds(page)
@@ -171,10 +171,10 @@ def _is_of(event: Mapping[str, Any], name: str) -> bool:
     return event["resource"].get("prefect.resource.name") == name  # to the server, `*` and `!` in a name are patterns
 
 
-def _named(page: Page, holders: Sequence[str]) -> pd.DataFrame:
+def _named(page: Page) -> pd.DataFrame:
     """Return TASK_RUNS that the events name, and that hold slots; those that had ended before are not read again."""
     known = page.task_runs[page.task_runs["ended"].notna()]
-    named = {*page.events["task_run_id"].dropna(), *holders, *page.unheard}
+    named = {*page.events["task_run_id"].dropna(), *page.unheard}
     known = known[known["task_run_id"].isin(named)]
     wanted = sorted(named.difference(known["task_run_id"]))
     size = rest.page()

@@ -13,7 +13,6 @@ from flows.api import endpoints, rest
 from flows.api.endpoints import FINAL
 from flows.monitor import charts, frames, pages, replay
 
-WIDTH = 420  # of each of the two timelines
 _LIKE = 0.3  # how far a replay may be from a real run of the same queries: those further off did other work
 
 
@@ -138,7 +137,7 @@ def _timeline(runs: pd.DataFrame, title: str, labels: list[str], scale: alt.Scal
     x = alt.X("submitted:Q").scale(scale).title("seconds since the first was submitted").axis(titleAnchor="end")
     drawn = alt.layer(waits.encode(x, x2="started"), ran.encode(alt.X("started:Q"), x2="ended"))
     named = alt.Title(title, color=charts.GREY, fontSize=13, fontWeight="normal")
-    return drawn.properties(width=WIDTH, height=alt.Step(18) if few else 600, title=named, description=title)
+    return drawn.properties(height=alt.Step(18) if few else 600, title=named, description=title)
 
 
 def _peak(runs: pd.DataFrame) -> int:

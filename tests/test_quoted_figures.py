@@ -37,6 +37,10 @@ def table(document: str, head: str) -> Iterator[list[str]]:
             yield [cell.strip(" *") for cell in line.strip("|").split("|")]
 
 
+def on_one_line(document: str) -> str:
+    return " ".join((DOCS / document).read_text().split())
+
+
 def near(quoted: str, exact: float) -> bool:
     """Return whether `quoted` is `exact`, rounded to as many digits as were written."""
     digits = len(quoted.partition(".")[2])
@@ -69,7 +73,7 @@ def test_other_work(place: int, name: str) -> None:
 def test_what_prefect_adds_to_the_queries() -> None:
     measured = {row["engine"]: row for row in stored("queries")}
     pool, tag = measured["thread pool"], measured["tag limit"]
-    text = " ".join((DOCS / "performance.md").read_text().split())
+    text = on_one_line("performance.md")
     quoted = re.search(
         r"they take ([\d.]+) seconds\. As a flow they take ([\d.]+): .* which is ([\d.]+) seconds .* other ([\d.]+)\.",
         text,
@@ -142,7 +146,7 @@ def test_what_a_page_of_the_monitor_takes() -> None:
 
 
 def test_what_a_wide_run_takes() -> None:
-    text = " ".join((DOCS / "monitor.md").read_text().split())
+    text = on_one_line("monitor.md")
     words = ["loads in ", " seconds .*? in ", " seconds .*? takes ", " seconds, and opening its page ", " "]
     quoted, (row,) = re.search(r"([\d.]+)".join(words), text), stored("wide-run")
     assert quoted and all_near([*quoted.groups()], [milliseconds / 1000 for milliseconds in row.values()]), row
@@ -155,7 +159,7 @@ def test_what_a_visit_takes() -> None:
 
 
 def test_what_open_tabs_take() -> None:
-    text = " ".join((DOCS / "monitor.md").read_text().split())
+    text = on_one_line("monitor.md")
     words = ["process had ", " MB after the first ", " refreshes and ", " MB after ", ", and each tab ", " and ", " MB"]
     quoted, (early, late) = re.search(r"([\d.]+)".join(words), text), stored("tabs")
     exact = [row[name] for row in (early, late) for name in ("server_mb", "refreshes")]
@@ -163,7 +167,7 @@ def test_what_open_tabs_take() -> None:
 
 
 def test_how_the_ledger_agrees_with_the_database() -> None:
-    text = " ".join((DOCS / "monitor.md").read_text().split())
+    text = on_one_line("monitor.md")
     ((ledger,), (outsiders,), (waits,)) = (stored(name) for name in ("ledger", "outsiders", "waits"))
     quoted = [
         re.search(r"(\d+) runs, of which (\d+) were killed, .* in ([\d.]+) % of (\d+) seconds", text),
@@ -204,7 +208,7 @@ def test_what_the_simulation_takes_for_granted() -> None:
 
 
 def test_how_fair_processes_are_to_each_other() -> None:
-    text = " ".join((DOCS / "performance.md").read_text().split())
+    text = on_one_line("performance.md")
     quoted = re.search(r"a factor of ([\d.]+), of eight by ([\d.]+)\. .* took \((\d+) and (\d+) seconds\)", text)
     exact = [by_processes()[n][name] for name in ("mean_wait_ratio", "longest_wait") for n in (2, 8)]
     assert quoted and all_near([*quoted.groups()], exact)

@@ -84,13 +84,17 @@ def _concurrency(steps: pd.DataFrame, limit: int | None, scale: alt.Scale) -> al
     line = alt.Chart(steps).mark_line(interpolate="step-after", color=COLOURS["RUNNING"])
     layers = [line.encode(x, y, tooltip=tooltip)]
     if limit is not None:
-        bound = alt.Chart(pd.DataFrame({"limit": [limit], "text": [f"limit {limit}"]})).encode(y="limit:Q")
-        text = bound.mark_text(color=GREY, align="right", dy=-8)
-        layers.append(bound.mark_rule(color=GREY, strokeDash=[6, 4], strokeWidth=1.5))
-        layers.append(text.encode(text="text:N", x=alt.value("width")))
+        layers += limit_line(limit)
     bounded = "there is no limit" if limit is None else f"the limit is {limit}"
     description = f"Up to {peak} task runs ran at once; {bounded}." if len(steps) else "No task run has started."
     return alt.layer(*layers).properties(width=WIDTH, height=140, description=description)
+
+
+def limit_line(limit: int) -> list[alt.Chart]:
+    """Return a dashed line at `limit` and the words beside it, as layers."""
+    bound = alt.Chart(pd.DataFrame({"limit": [limit], "text": [f"limit {limit}"]})).encode(y="limit:Q")
+    text = bound.mark_text(color=GREY, align="right", dy=-8).encode(text="text:N", x=alt.value("width"))
+    return [bound.mark_rule(color=GREY, strokeDash=[6, 4], strokeWidth=1.5), text]
 
 
 def _elapsed(task_runs: pd.DataFrame) -> pd.DataFrame:
