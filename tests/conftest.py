@@ -24,7 +24,7 @@ from support.runs import tables
 from support.servers import VARIABLES, forget_servers
 from xdist.scheduler import LoadScopeScheduling
 
-from flows import files, lab, limits, mart, settings, warehouse
+from flows import files, lab, limits, mart, recovery, settings, warehouse
 from flows.api import endpoints, rest, server
 
 # Modules that share a lab. The last test of the first four searches what all of them printed and logged.
@@ -167,6 +167,7 @@ def shared_lab(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     kill_started()
     monkeypatch.setenv("FLOWS_LAB_DIR", str(shared_folder))
     monkeypatch.setenv("PREFECT_API_URL", url)
+    recovery.clear_abandoned("")  # of what was killed: the next test takes the one staging folder for its own
     if slots():
         limits.reset()
     unfinished = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]

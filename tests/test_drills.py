@@ -4,7 +4,6 @@ docs/faults.md lists all twenty; those that are not here are beside what they be
 each fault, but for the step of the clock.
 """
 
-import contextlib
 import os
 import re
 import signal
@@ -21,7 +20,7 @@ import pytest
 from support.commands import FLOW, answer, prefect, run, start, start_prefect
 from support.drills import Record, alter, check, ended, recorded
 from support.labs import kill, slots
-from support.runs import in_the_middle, staging, tables
+from support.runs import blocked, in_the_middle, staging, tables
 from support.waiting import eventually
 
 from flows import lab, limits, mart, notes, recovery, settings, warehouse
@@ -38,14 +37,6 @@ def expected(full_mart: Tables) -> Tables:
     """Return the rows of all queries, and remove the mart, so that what is in it later is from the drilled run."""
     mart.path().unlink()
     return {name: full_mart[name] for name in warehouse.names()}
-
-
-@contextlib.contextmanager
-def blocked(*names: str) -> Iterator[None]:
-    """Keep the queries that read the tables `names` (all of them if none is named) waiting until the block ends."""
-    with psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute(f"lock table {', '.join(names or warehouse.TABLES)}".encode())
-        yield
 
 
 def logs(run_id: str) -> str:

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from support.commands import FLOW, LAB, LIMIT, answer, refused, run, start
 from support.labs import copy, kill, processes_below
+from support.runs import blocked
 from support.servers import free_port
 from support.waiting import eventually
 
@@ -226,8 +227,7 @@ def test_in_another_container_the_lab_is_neither_started_twice_nor_stopped(comma
 @pytest.mark.long
 def test_after_a_step_of_the_clock_a_live_run_goes_on(outside: Path) -> None:
     """Processes seem to have started at other times than they were noted with: that the boot time moves does it."""
-    with psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table region, nation, lineitem")  # so that the first run lasts
+    with blocked("region", "nation", "lineitem") as holding:  # so that the first run lasts
         first = start(FLOW, "--json")
         staging = outside / "staging"
         eventually(lambda: any(staging.glob("*/*.json")) if staging.exists() else False)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from support.commands import FLOW, answer, run, start
 from support.labs import kill, slots
-from support.runs import in_the_middle, staging, tables
+from support.runs import blocked, in_the_middle, staging, tables
 from support.waiting import eventually
 
 from flows import lab, limits, mart, recovery, settings
@@ -76,8 +76,7 @@ def test_a_run_that_is_stopped_while_others_hold_all_slots(shared_lab: str, full
 
 
 def test_a_dead_run_s_slots_are_freed_and_no_others(shared_lab: str, full_mart: dict) -> None:
-    with psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table lineitem")
+    with blocked("lineitem"):
         dead, run_id = in_the_middle("--queries", "makers_bought_together,best_customers,revenue_by_region_and_year")
         # The server hears of a task run a moment after it gave it a slot.
         eventually(lambda: {holder["flow_run_id"] for holder in limits.read().holders} == {run_id})

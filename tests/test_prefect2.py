@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import certifi
-import psycopg
 import pytest
 from support.commands import FLOW, LAB, LIMIT, answer, prefect, run, start
+from support.runs import blocked
 from support.servers import forget_servers
 from support.waiting import eventually
 
-from flows import lab, limits, notes, settings, warehouse
+from flows import limits, notes, settings, warehouse
 from flows.api import endpoints, rest, server
 
 pytestmark = pytest.mark.versions
@@ -99,8 +99,7 @@ def staging() -> list[Path]:
 @contextlib.contextmanager
 def in_the_middle(kind: limits.Kind) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Yield a main job whose first three queries run, blocked by a lock on the tables, and its flow run's id."""
-    with psycopg.connect(lab.database("warehouse")) as lock:
-        lock.execute(f"lock {', '.join(warehouse.TABLES)}")
+    with blocked():
         flow = begin(FLOW, "--limit-by", kind, "--json")
         try:
             eventually(lambda: slots(kind) == 3 and sum(len(notes.unfinished(folder)) for folder in staging()) == 3)

@@ -19,10 +19,10 @@ import pytest
 from support.commands import FLOW, answer, prefect, run, start, start_prefect
 from support.drills import recorded
 from support.labs import slots
-from support.runs import in_the_middle, staging, tables
+from support.runs import blocked, in_the_middle, staging, tables
 from support.waiting import eventually
 
-from flows import interruption, lab, limits, mart, notes, settings, warehouse
+from flows import interruption, limits, mart, notes, settings, warehouse
 from flows.api import endpoints, rest
 from flows.api import slots as slots_of_global
 
@@ -55,8 +55,7 @@ SAYS = dict.fromkeys(["cancelling", "cancelled"], "Cancelled on the server") | {
 @pytest.mark.parametrize("how", STOPS)
 def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: dict) -> None:
     """It loads what is done, cleans up, gives its slots back, prints its JSON, and ends Cancelled."""
-    with recorded() as record, psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table lineitem")  # which most queries read, so that the run would last
+    with recorded() as record, blocked("lineitem"):  # which most queries read, so that the run would last
         flow, run_id = in_the_middle()
         tasks = rest.rows(endpoints.task_runs(flow_run=run_id, state=["PENDING", "SCHEDULED"]))
         waiting = {task["name"].rpartition("-")[0] for task in tasks}
@@ -89,8 +88,7 @@ def test_a_terminal_that_is_closed_stops_the_run(shared_lab: str) -> None:
     mart.path().unlink(missing_ok=True)
     terminal, end = pty.openpty()
     os.set_blocking(terminal, False)
-    with psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table lineitem")
+    with blocked("lineitem"):
         flow = subprocess.Popen(
             [sys.executable, FLOW, "--queries", "busiest_clerks,lines_per_order"],
             cwd=settings.PROJECT, stdin=end, stdout=end, stderr=end, start_new_session=True,
@@ -141,16 +139,14 @@ def test_a_killed_run_that_is_tried_again_is_not_taken_for_a_dead_one(shared_lab
     prefect("deploy", "flows/prefect_flow.py:main_etl", PREFECT_HOME=str(tmp_path))
     deployment = rest.call("GET", "deployments/name/main_etl/main_etl")["id"]
     run_id = rest.send(endpoints.create_flow_run(deployment, {"queries": queries}))["id"]
-    with psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table lineitem")
+    with blocked("lineitem"):
         first = start_prefect(*worker, PREFECT_HOME=str(tmp_path))
         eventually(lambda: slots() == 3 and len(staging()) == 1, 60)
         os.kill(json.loads((staging()[0] / "owner.json").read_text())["pid"], signal.SIGKILL)
         first.communicate(timeout=100)
     assert len(staging()) == 1, "the first attempt's folder is there"
     set_state(run_id, "SCHEDULED", "AwaitingRetry")
-    with psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table lineitem")
+    with blocked("lineitem"):
         second = start_prefect(*worker, PREFECT_HOME=str(tmp_path))
         eventually(lambda: rest.send(endpoints.flow_run(run_id))["state_name"] in ("Running", "Retrying"), 60)
         eventually(lambda: len(staging()) == 1 and slots() == 3, 60)
@@ -181,11 +177,11 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
 
     A lease that was about to be renewed expires 15 s after the process was stopped, a new one after 60 s.
     """
-    with recorded(limits.DEFAULT) as record, psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute("lock table lineitem")
+    with recorded(limits.DEFAULT) as record, blocked():  # so that all three of the run's queries keep their slots
         stopped, run_id = in_the_middle()
         # The server hears of a task run a moment after it gave it a slot.
         eventually(lambda: {holder["flow_run_id"] for holder in limits.read().holders} == {run_id})
+        eventually(lambda: len(notes.unfinished(staging()[0])) == 3)
         stopped.send_signal(signal.SIGSTOP)
         other = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation")
         try:
@@ -240,8 +236,7 @@ def test_a_run_whose_queries_all_wait_for_a_global_limit_stops(how: str, full_ma
 def test_a_run_that_lost_its_slots_of_a_global_limit(taken: int, shared_folder: Path, global_limit: None) -> None:
     """If nobody got them, it takes them again and goes on; otherwise it stops."""
     with contextlib.ExitStack() as at_end:
-        holding = at_end.enter_context(psycopg.connect(lab.database("warehouse")))
-        holding.execute("lock table lineitem")
+        holding = at_end.enter_context(blocked("lineitem"))
         queries = "lines_per_order,margin_by_brand,returns_by_nation"
         flow = start(FLOW, "--json", "--limit-by", "global", "--queries", queries)
         eventually(lambda: staging() and len(notes.unfinished(staging()[0])) == 3)

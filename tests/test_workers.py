@@ -8,15 +8,14 @@ import signal
 from datetime import datetime
 from pathlib import Path
 
-import psycopg
 import pytest
 from support.commands import FLOW, prefect, run, start, start_prefect
 from support.drills import recorded
 from support.labs import slots
-from support.runs import staging
+from support.runs import blocked, staging
 from support.waiting import eventually
 
-from flows import lab, limits, settings
+from flows import limits, settings
 from flows.api import endpoints, rest
 from flows.lab import prefect_server
 from flows.report import peak_concurrency
@@ -83,8 +82,7 @@ def test_a_run_that_died_with_its_worker_becomes_crashed_and_a_live_one_stays(sh
     create = endpoints.create_flow_run(deployment, {"queries": QUERIES[1:3]})
     workers = []
     try:
-        with psycopg.connect(lab.database("warehouse")) as holding:
-            holding.execute("lock table lineitem")
+        with blocked("lineitem"):
             runs = []
             for number in range(2):
                 runs.append(rest.send(create)["id"])

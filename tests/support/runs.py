@@ -1,15 +1,18 @@
 """Runs of the main job that a test looks at while they are under way, the mart they write to, and events of theirs."""
 
+import contextlib
 import subprocess
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import httpx
+import psycopg
 
-from flows import mart, settings
+from flows import lab, mart, settings, warehouse
 from flows.api import server
 from support.commands import FLOW, start
 from support.labs import slots
@@ -20,6 +23,17 @@ def staging() -> list[Path]:
     """Return the staging folders of the runs that have begun and not ended."""
     folders = (settings.read().flows_lab_dir / "staging").glob("*")
     return [folder for folder in folders if (folder / "owner.json").exists()]
+
+
+@contextlib.contextmanager
+def blocked(*names: str) -> Iterator[psycopg.Connection]:
+    """Keep the queries that read the tables `names` (all of them if none is named) waiting until the block ends.
+
+    A query that reads none of them may run when the block begins, and end in it. Yield the connection that keeps them.
+    """
+    with psycopg.connect(lab.database("warehouse")) as holding:
+        holding.execute(f"lock table {', '.join(names or warehouse.TABLES)}".encode())
+        yield holding
 
 
 def in_the_middle(*arguments: str, **options: Any) -> tuple[subprocess.Popen[str], str]:
