@@ -303,7 +303,7 @@ def _took_a_slot(task_runs: Sequence[str], tag: str) -> bool:
     ended = {"event": {"name": [f"prefect.task-run.{state.title()}" for state in endpoints.FINAL]}, "resource": runs}
     acquired = {"event": {"name": ["prefect.concurrency-limit.acquired"]}, "related": runs}
     try:
-        for _ in range(30):  # the server stores events some seconds after they happened, the earlier ones first
+        for _ in range(120):  # the server stores events some seconds after they happened, the earlier ones first
             if _events(ended):
                 break
             time.sleep(0.5)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import actions
 import dialogs
+import pandas as pd
 import server_status
 import streamlit as st
 from display import errors_shown, warn_of_unknown
@@ -41,10 +42,11 @@ _viewer = st.components.v2.component(
 
 
 class _Loaded(NamedTuple):
-    """A page, the key it was loaded for, and when it was last read (`time.monotonic`)."""
+    """A page, the key it was loaded for, and when it was last read: as a time, and by `time.monotonic`."""
 
     key: object
     page: Any
+    at: pd.Timestamp
     read: float
 
 
@@ -88,20 +90,20 @@ def show(
             if loaded is None or loaded.key != key:
                 st.session_state.pop(name, None)
                 loaded = None
-                loaded = _Loaded(key, load(), time.monotonic())
+                loaded = _Loaded(key, load(), pd.Timestamp.now("UTC"), time.monotonic())
             elif st.session_state.pop("again", False) or (not _pause() and _due(loaded.read, seconds)):
-                loaded = _Loaded(key, refresh(loaded.page), time.monotonic())
+                loaded = _Loaded(key, refresh(loaded.page), pd.Timestamp.now("UTC"), time.monotonic())
             st.session_state[name] = loaded
             server_status.remember_version(getattr(loaded.page, "version", None))
         except CannotRun as error:
             lost = error
-        age = time.monotonic() - loaded.read if loaded else 0
-        status.caption(server_status.line(lost, age, _pause()))
+        status.caption(server_status.line(lost, loaded.at if loaded else None, _pause()))
         if loaded is None:
             st.error(plain(lost, 2000), icon=":material/error:")
             _offer_lab()
             return
         if lost is not None:
+            age = time.monotonic() - loaded.read
             st.warning(f"The data below is {age:.0f} s old. {plain(lost, 2000)}", icon=":material/cloud_off:")
         with errors_shown(lost):
             draw(loaded.page)

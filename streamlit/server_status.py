@@ -62,11 +62,11 @@ def remember_version(version: str | None) -> None:
         st.session_state.version = version or rest.send(endpoints.version())
 
 
-def line(error: CannotRun | None, age: float = 0, pause: str | None = None) -> str:
+def line(error: CannotRun | None, read: pd.Timestamp | None = None, pause: str | None = None) -> str:
     """Return the status of the server as Markdown: whether it responds, and the credentials in use.
 
-    `error` is why a page could not be read, None if it was read, `age` seconds ago. `pause` is why automatic refresh
-    is paused.
+    `error` is why a page could not be read, None if it was, at the time `read` (None: just now). `pause` is why
+    automatic refresh is paused.
     """
     try:
         if isinstance(error, pages.Gone):
@@ -84,9 +84,9 @@ def line(error: CannotRun | None, age: float = 0, pause: str | None = None) -> s
         )
     version = st.session_state.get("version")
     name = f"Prefect {plain(version)}" if version else "the server"
-    read = pd.Timestamp.now(zone()) - pd.Timedelta(seconds=age)
+    updated = (read or pd.Timestamp.now("UTC")).tz_convert(zone())
     paused = f"; paused while {pause}" if pause else ""
-    connected = f":material/check_circle: Connected to {name}; updated at {read:%H:%M:%S}{paused}"
+    connected = f":material/check_circle: Connected to {name}; updated at {updated:%H:%M:%S}{paused}"
     return f"{connected}  \n{identity or 'No credentials required'}"
 
 

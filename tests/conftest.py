@@ -86,6 +86,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the tests away from the user's own servers and credentials, and their files in one folder."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs in the background of a shell ignores
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # below nohup; what the tests start would inherit it
+        signal.signal(signal.SIGHUP, lambda *_: None)
     if not hasattr(config, "workerinput"):
         os.environ[SESSION] = tempfile.mkdtemp(prefix="flows-tests-")
         config.option.basetemp = config.option.basetemp or f"{os.environ[SESSION]}/tmp"

@@ -13,12 +13,12 @@ def hold() -> None:
         time.sleep(0.1)
 
 
-@flow(retries=1, retry_delay_seconds=5)
+@flow(retries=1, retry_delay_seconds=120)
 def obedient(pids: str, until: str) -> None:
     """Write the id of this process into the folder `pids`, and get into the state `until`."""
     (Path(pids) / str(os.getpid())).touch()
     if until == "Paused":
-        pause_flow_run(timeout=10)
+        pause_flow_run(timeout=120)
     if until == "AwaitingRetry":
         raise ValueError("so that it is tried again")
     for future in [hold.submit() for _ in range(2)]:

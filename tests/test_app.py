@@ -553,8 +553,8 @@ def cancel_in(state: str, deployment: str, pids: Path) -> None:
     flow_run = rest.call("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
     eventually(lambda: state_of(flow_run) == state and (state != "Running" or slots() == 2))
     assert actions.cancel(as_frame(flow_run)) == []
-    eventually(lambda: state_of(flow_run) == "Cancelled", 60)
-    eventually(lambda: not any(psutil.pid_exists(int(file.name)) for file in pids.iterdir()), 60)
+    eventually(lambda: state_of(flow_run) == "Cancelled")
+    eventually(lambda: not any(psutil.pid_exists(int(file.name)) for file in pids.iterdir()))
     eventually(lambda: slots() == 0)
     assert state_of(flow_run) == "Cancelled"
 

@@ -13,11 +13,11 @@ from servers import started
 from support.commands import FLOW, answer, refused, run
 from support.drills import recorded
 from support.labs import slots
-from support.runs import in_the_middle, staging, tables
+from support.runs import blocked, in_the_middle, staging, tables
 from support.servers import free_port
 from support.waiting import eventually
 
-from flows import notes, settings, warehouse
+from flows import settings, warehouse
 
 # Puts an empty folder in the place of the lab's, for one process: another machine, on which the folder is another one.
 ELSEWHERE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
@@ -77,11 +77,10 @@ def test_the_queries_run_in_two_processes_under_the_same_limit(shared_lab: str, 
 
 @pytest.mark.long
 def test_ctrl_c_stops_the_queries_in_the_workers(shared_lab: str, cluster: tuple, scaled: Path) -> None:
-    flow, run_id = in_the_middle("--runner", "dask", "--address", cluster[0], python=scaled)
-    # Submitting takes longer than with threads; after that, the run heeds signals.
-    eventually(lambda: len(notes.noted(staging()[0], "owner")["task_runs"]) == 20)
-    flow.send_signal(signal.SIGINT)
-    out, err = flow.communicate(timeout=100)
+    with blocked():
+        flow, run_id = in_the_middle("--runner", "dask", "--address", cluster[0], python=scaled)
+        flow.send_signal(signal.SIGINT)
+        out, err = flow.communicate(timeout=100)
     assert flow.returncode == 1 and "Traceback" not in err, err
     report = answer(subprocess.CompletedProcess(flow.args, flow.returncode, out, err))
     assert report["state"] == "Cancelled" and report["flow_run_id"] == run_id and 0 < report["failed"] <= 20
@@ -95,8 +94,9 @@ def test_a_worker_that_is_killed_in_the_middle(shared_lab: str, cluster: tuple, 
     address, _, (first, _) = cluster
     arguments = ["--runner", "dask", "--address", address]
     with recorded() as record:
-        flow, _ = in_the_middle(*arguments, python=scaled)
-        first.kill()
+        with blocked():
+            flow, _ = in_the_middle(*arguments, python=scaled)
+            first.kill()
         out, err = flow.communicate(timeout=200)
         report = answer(subprocess.CompletedProcess(flow.args, flow.returncode, out, err))
         assert (report["state"], report["completed"]) == ("Completed", 20), err

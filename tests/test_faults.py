@@ -22,16 +22,17 @@ def take_a_slot(url: str, limit: int = 3, number: int = 1) -> str:
     """Take a slot of `limit` as Prefect's client does; return the id of the task run that then holds it."""
     limits.ensure(limits.TAG, limit)
     holder = {"type": "task_run", "id": f"00000000-0000-4000-8000-{number:012}"}
-    body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 60, "holder": holder}
+    body = {"names": ["tag:database"], "slots": 1, "mode": "concurrency", "lease_duration": 600, "holder": holder}
     taking = httpx.post(f"{url}/v2/concurrency_limits/increment-with-lease", json=body)
     assert taking.status_code == 200, taking.text
     return holder["id"]
 
 
 def test_a_run_that_is_stopped_in_the_middle(shared_lab: str, full_mart: dict) -> None:
-    flow, run_id = in_the_middle()
-    flow.send_signal(signal.SIGINT)
-    out, err = flow.communicate(timeout=60)
+    with blocked():
+        flow, run_id = in_the_middle()
+        flow.send_signal(signal.SIGINT)
+        out, err = flow.communicate(timeout=100)
     assert tables() == full_mart, "the old mart is intact"
     assert flow.returncode == 1 and "Traceback" not in err, err
     report = json.loads(out)
@@ -139,9 +140,10 @@ def test_staging_that_nobody_owns_any_more_is_removed(shared_lab: str, full_mart
 
 
 def test_queries_of_a_run_that_is_interrupted_are_cancelled_in_the_database(shared_lab: str, full_mart: dict) -> None:
-    flow, _ = in_the_middle()
-    flow.send_signal(signal.SIGINT)
-    flow.communicate(timeout=60)
+    with blocked():
+        flow, _ = in_the_middle()
+        flow.send_signal(signal.SIGINT)
+        flow.communicate(timeout=100)
     with psycopg.connect(lab.database("warehouse")) as connection:
         running = "select count(*) from pg_stat_activity where usename = 'etl'"
         assert connection.execute(running).fetchone() == (0,)

@@ -59,11 +59,11 @@ def test_the_matrix(row: list[str], guarded, monkeypatch: pytest.MonkeyPatch) ->
     flow = kit(FLOW, "--json", *([] if whole else ["--queries", "busiest_clerks"]), PREFECT_API_URL=url, **variables)
     limit = kit(LIMIT, "--json", PREFECT_API_URL=url, **variables)
     set_to(monkeypatch, url, **variables)
-    header = credentials.header()
+    header, client = credentials.header(), httpx.Client(timeout=60)
     found = [
-        httpx.get(f"{url}/health", headers=header).status_code,
-        httpx.get(f"{url}/admin/version", headers=header).status_code,
-        httpx.post(f"{url}/flow_runs/count", headers=header, json={}).status_code,
+        client.get(f"{url}/health", headers=header).status_code,
+        client.get(f"{url}/admin/version", headers=header).status_code,
+        client.post(f"{url}/flow_runs/count", headers=header, json={}).status_code,
         flow.returncode,
         limit.returncode,
         "open" if diagnosis.websocket_closed(url, header) is None else "closed",
@@ -72,7 +72,7 @@ def test_the_matrix(row: list[str], guarded, monkeypatch: pytest.MonkeyPatch) ->
     if which == "right":  # a page of another origin may not read what its browser is answered
         own, *foreign = url.removesuffix("/api"), "http://elsewhere.example", "http://127.0.0.1:1", "null"
         for origin in (own, *foreign):
-            answered = httpx.post(f"{url}/flow_runs/count", headers=header | {"Origin": origin}, json={})
+            answered = client.post(f"{url}/flow_runs/count", headers=header | {"Origin": origin}, json={})
             allowed = answered.headers.get("Access-Control-Allow-Origin")
             assert (answered.status_code, allowed) == (200, None if origin in foreign else own)
     if flow.returncode:

@@ -104,7 +104,7 @@ def test_two_labs_that_start_at_the_same_moment_take_two_ports(new_lab: Path) ->
     folders = [new_lab, new_lab.parent / "other"]
     both = [start(LAB, "up", "--json", FLOWS_LAB_DIR=str(folder)) for folder in folders]
     try:
-        said = [process.communicate(timeout=120) for process in both]
+        said = [process.communicate(timeout=240) for process in both]
         assert [process.returncode for process in both] == [0, 0], said
         urls = {json.loads(out.splitlines()[-1])["api_url"] for out, _ in said}
         assert len(urls) == 2 and {httpx.get(f"{url}/health").status_code for url in urls} == {200}
@@ -158,7 +158,7 @@ def test_a_crashed_lab_is_repaired(new_lab: Path) -> None:
 def test_a_process_that_inherited_a_dead_ones_id_is_not_taken_for_it(new_lab: Path) -> None:
     lab.up()
     kill("prefect")
-    other = subprocess.Popen(["sleep", "60"])
+    other = subprocess.Popen(["sleep", "600"])
     try:
         written = new_lab / "lab.json"
         written.write_text(written.read_text().replace(str(state.read()["pids"]["prefect"]), str(other.pid)))

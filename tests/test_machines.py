@@ -59,7 +59,7 @@ def test_the_monitor_runs_while_no_file_can_be_watched(tmp_path: Path, page: str
             cwd=tmp_path, stdout=file, stderr=file, env=os.environ | {"HOME": str(tmp_path)}, start_new_session=True,
         )  # fmt: skip
     try:
-        eventually(lambda: _answers(port) or monitor.poll() is not None, 60)
+        eventually(lambda: _answers(port) or monitor.poll() is not None)
         # A visitor, for whom the page runs and Streamlit would watch its files.
         from websockets.sync.client import connect
 

@@ -75,7 +75,7 @@ def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_incidents_can_be_mended_and_are_not_over_by_themselves(url: str) -> None:
     folder = settings.PROJECT / "notebooks"
-    mended = subprocess.run([PYTHON, "-c", INCIDENTS], cwd=folder, capture_output=True, text=True, timeout=200)
+    mended = subprocess.run([PYTHON, "-c", INCIDENTS], cwd=folder, capture_output=True, text=True, timeout=600)
     verdicts = [line.split(":")[0] for line in mended.stdout.splitlines() if line.startswith(("Right: ", "Not yet: "))]
     assert verdicts == 7 * ["Not yet", "Right"], mended.stdout + mended.stderr
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -57,8 +58,10 @@ def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: 
     """It loads what is done, cleans up, gives its slots back, prints its JSON, and ends Cancelled."""
     with recorded() as record, blocked("lineitem"):  # which most queries read, so that the run would last
         flow, run_id = in_the_middle()
-        tasks = rest.rows(endpoints.task_runs(flow_run=run_id, state=["PENDING", "SCHEDULED"]))
-        waiting = {task["name"].rpartition("-")[0] for task in tasks}
+        eventually(lambda: len(notes.unfinished(staging()[0])) == 3)
+        tasks = endpoints.task_runs(flow_run=run_id, state=["PENDING", "SCHEDULED"])
+        eventually(lambda: rest.rows(tasks))  # the server hears of them a moment later
+        waiting = {task["name"].rpartition("-")[0] for task in rest.rows(tasks)}
         assert waiting and waiting <= {*warehouse.names()}, "each is named after its query also while it waits"
         told = time.monotonic()
         STOPS[how](flow, run_id)
@@ -124,8 +127,9 @@ def test_a_terminal_that_is_closed_stops_the_run(shared_lab: str) -> None:
 def test_below_nohup_a_closed_terminal_ends_nothing(shared_lab: str) -> None:
     command = ["nohup", sys.executable, FLOW, "--json", "--queries", "busiest_clerks,lines_per_order"]
     with subprocess.Popen(command, cwd=settings.PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as flow:
-        eventually(lambda: len(staging()) == 1)
-        flow.send_signal(signal.SIGHUP)
+        with blocked():
+            eventually(lambda: len(staging()) == 1)
+            flow.send_signal(signal.SIGHUP)
         out, _ = flow.communicate(timeout=100)
     assert json.loads(out.splitlines()[-1])["completed"] == 2
 
@@ -141,17 +145,17 @@ def test_a_killed_run_that_is_tried_again_is_not_taken_for_a_dead_one(shared_lab
     run_id = rest.send(endpoints.create_flow_run(deployment, {"queries": queries}))["id"]
     with blocked("lineitem"):
         first = start_prefect(*worker, PREFECT_HOME=str(tmp_path))
-        eventually(lambda: slots() == 3 and len(staging()) == 1, 60)
+        eventually(lambda: slots() == 3 and len(staging()) == 1)
         os.kill(json.loads((staging()[0] / "owner.json").read_text())["pid"], signal.SIGKILL)
         first.communicate(timeout=100)
     assert len(staging()) == 1, "the first attempt's folder is there"
     set_state(run_id, "SCHEDULED", "AwaitingRetry")
     with blocked("lineitem"):
         second = start_prefect(*worker, PREFECT_HOME=str(tmp_path))
-        eventually(lambda: rest.send(endpoints.flow_run(run_id))["state_name"] in ("Running", "Retrying"), 60)
-        eventually(lambda: len(staging()) == 1 and slots() == 3, 60)
+        eventually(lambda: rest.send(endpoints.flow_run(run_id))["state_name"] in ("Running", "Retrying"))
+        eventually(lambda: len(staging()) == 1 and slots() == 3)
         beside = start(FLOW, "--json", "--queries", "customers_without_orders")
-        eventually(lambda: len(staging()) == 2, 60)
+        eventually(lambda: len(staging()) == 2)
         state = rest.send(endpoints.flow_run(run_id))
         assert state["state_type"] == "RUNNING", state["state"]
     second.communicate(timeout=100)
@@ -183,11 +187,17 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
         eventually(lambda: {holder["flow_run_id"] for holder in limits.read().holders} == {run_id})
         eventually(lambda: len(notes.unfinished(staging()[0])) == 3)
         stopped.send_signal(signal.SIGSTOP)
-        other = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation")
+        other, said = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation"), bytearray()
+
+        def noticed() -> bool:
+            if select.select([other.stderr], [], [], 0)[0]:
+                said.extend(os.read(other.stderr.fileno(), 65536))
+            return b"has stood still" in said
+
         try:
             eventually(lambda: len(staging()) == 2)
             if expires == "early":
-                time.sleep(notes.STILL + 2)  # until the other run says so
+                eventually(noticed)
                 expire(shared_folder)
             eventually(lambda: run_id not in {holder["flow_run_id"] for holder in limits.read().holders}, 150)
             eventually(lambda: slots() == 2)
@@ -198,6 +208,7 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
     assert "Others got the slots of this run while it stood still" in err
     out, err = other.communicate(timeout=100)
     assert json.loads(out)["completed"] == 2, err
+    err = said.decode() + err
     assert f"The run {run_id} has stood still" in err and f"kill -CONT {stopped.pid}" in err
     assert record.peak() <= 3
     assert answer(run(FLOW, "--json"))["completed"] == 20 and tables() == full_mart

@@ -12,10 +12,10 @@ from servers import Servers
 from support.commands import FLOW, LIMIT, answer, run
 from support.drills import recorded
 from support.labs import slots
-from support.runs import in_the_middle, staging, tables
+from support.runs import blocked, in_the_middle, staging, tables
 from support.waiting import eventually
 
-from flows import warehouse
+from flows import notes, warehouse
 from flows.api import endpoints, rest
 
 
@@ -32,8 +32,10 @@ def two(copied_lab: Path, scaled: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_server_that_is_killed_in_the_middle_costs_nothing(two: Servers) -> None:
     assert answer(run(LIMIT, "--json"))["limit"] == 3
     with recorded() as record:
-        flow, run_id = in_the_middle()
-        killpg(two.processes["first"].pid, signal.SIGKILL)
+        with blocked():
+            flow, run_id = in_the_middle()
+            eventually(lambda: len(notes.unfinished(staging()[0])) == 3)  # so that three run at once
+            killpg(two.processes["first"].pid, signal.SIGKILL)
         out, err = flow.communicate(timeout=200)
         report = answer(subprocess.CompletedProcess(flow.args, flow.returncode, out, err))
         assert (report["state"], report["completed"], report["peak_concurrency"]) == ("Completed", 20, 3), err

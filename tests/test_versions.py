@@ -176,7 +176,8 @@ def test_the_limit_of_a_tag_holds_names_its_holders_and_is_freed(server: str, jo
     holding = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: [holder["state"] for holder in limits.read(tag).holders] == ["Running"] * 2)
-        time.sleep(2)  # long enough for a third one to begin
+        eventually(lambda: len(rest.send(endpoints.task_runs(tag=tag))) == 3)
+        time.sleep(2)  # long enough for the third one to begin
         limit = limits.read(tag)
         runs = rest.send(endpoints.task_runs(tag=tag))
         assert (limit.limit, limit.active_slots, len(runs)) == (2, 2, 3)
@@ -316,7 +317,7 @@ def test_the_contracts_hold_for_the_other_clients(
     done = subprocess.run(
         [*CLIENTS[client], "-m", "pytest", *options],
         env=os.environ | {CLIENT: client, LABS: str(labs), JOBS: json.dumps(jobs)},
-        cwd=settings.PROJECT, capture_output=True, text=True, timeout=400,
+        cwd=settings.PROJECT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -31,12 +31,14 @@ HOSTILE = [
     '"quoted" \\u0000',
 ]
 SPANS: dict[str, tuple[float, float]] = {}
+BEGUN: list[int] = []  # the numbers of the spans that have
 WAITS_SEEN = threading.Event()  # the tasks go on once the test has seen why others wait
 
 
 @task(task_run_name="{name}", tags=[TAG])
 def span(name: str, number: int) -> int:
     started = time.time()
+    BEGUN.append(number)
     WAITS_SEEN.wait(100)
     time.sleep(0.4)
     SPANS[str(number)] = (started, time.time())
@@ -49,7 +51,7 @@ def after(numbers: list[int]) -> list[int]:
 
 
 # The pause is long enough to be seen from outside: the server learns of it a moment later.
-@task(task_run_name="fails <b>", retries=1, retry_delay_seconds=6, tags=[TAG])
+@task(task_run_name="fails <b>", retries=1, retry_delay_seconds=15, tags=[TAG])
 def fails() -> None:
     raise ValueError("no rows for <b>today</b>")
 
@@ -58,7 +60,7 @@ def fails() -> None:
 def hostile() -> None:
     futures = [span.submit(name, number) for number, name in enumerate(HOSTILE)]
     last = after.submit(futures)  # of all, because any of them may get its slot first
-    failing = fails.submit()
+    failing = fails.submit(wait_for=futures)  # it waits for no event: were it first, the others would run alone
     last.wait()
     failing.result()
 
@@ -94,6 +96,7 @@ def test_a_run_is_shown_while_it_runs_and_as_it_was(running: threading.Thread, t
         "It needs the result of ",
     ):
         eventually(lambda beginning=beginning: shown(beginning))
+    eventually(lambda: len(BEGUN) == 2)  # beside each other, and not only with a slot each
     WAITS_SEEN.set()
     eventually(lambda: shown("Attempt 1 failed"))
     running.join()

@@ -88,9 +88,9 @@ def test_twenty_ranges_take_little_time() -> None:
         runs = made([(0, -0.5, None)] * 3 + [(0, None, None)] * waiting)
         taken = []
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.thread_time()  # of the processor, which other tests use as well
             waits.ranges(runs, "database", 3, past, NOW)
-            taken.append(time.perf_counter() - began)
+            taken.append(time.thread_time() - began)
         return min(taken)
 
     assert seconds(160) < 16 * seconds(20)

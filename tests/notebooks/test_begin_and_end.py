@@ -202,10 +202,10 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_
     flow = rest.send(exercises.create_flow("made by a test"))["id"]
     endless = rest.send(exercises.record_flow_run(flow, "endless", "RUNNING"))
     sources = [
-        "import time; import cells, lessons; from flows import settings; cells.guard(); cells.LONGEST = 1",
+        "import time; import cells, lessons; from flows import settings; cells.guard(); cells.LONGEST = 4",
         "time.sleep(60)",
-        "time.sleep(0.5)",
-        "time.sleep(0.7); print('not interrupted'); cells.LONGEST = 100",
+        "time.sleep(2.5)",
+        "time.sleep(2.5); print('not interrupted'); cells.LONGEST = 100",
         'lessons.wait_for(lambda: False, "rain", seconds=0.2)',
         'raise settings.CannotRun("Bring an umbrella.")',
         f"lessons.finished({endless['id']!r}, seconds=0.3)",
@@ -213,7 +213,7 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_an_error_of_the_kit_is_a_
     notebook = execute(cells(*sources), lab_folder)
     rest.send(endpoints.delete("flows", flow))
     _, slow, _, quick, waits, kit, unended = notebook.cells
-    assert text(slow).startswith("This cell was interrupted because it ran longer than 1 s. ")
+    assert text(slow).startswith("This cell was interrupted because it ran longer than 4 s. ")
     assert [output.ename for output in slow.outputs if output.output_type == "error"] == ["KeyboardInterrupt"]
     assert text(quick) == "not interrupted\n", "the guard of an earlier cell goes on"
     assert text(waits) == "Waiting for rain.\n"

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from flows import settings
 
+PATIENCE = 60_000  # milliseconds; on a busy machine Streamlit's first page takes its time
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -30,6 +31,7 @@ def chromium() -> Iterator[Browser]:
     assert program, (
         "Chromium was not found: install Debian's package chromium, as .ci/run does, or name one in FLOWS_CHROMIUM"
     )
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
         yield browser

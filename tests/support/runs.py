@@ -12,7 +12,7 @@ import duckdb
 import httpx
 import psycopg
 
-from flows import lab, mart, settings, warehouse
+from flows import lab, mart, notes, settings, warehouse
 from flows.api import server
 from support.commands import FLOW, start
 from support.labs import slots
@@ -37,9 +37,11 @@ def blocked(*names: str) -> Iterator[psycopg.Connection]:
 
 
 def in_the_middle(*arguments: str, **options: Any) -> tuple[subprocess.Popen[str], str]:
-    """Return a main job whose queries run, and its flow run's id."""
+    """Return a main job whose queries run, and its flow run's id; it heeds signals, and its task runs are noted."""
     flow = start(FLOW, "--json", *arguments, **options)
-    eventually(lambda: slots() == 3 and len(staging()) == 1)
+    eventually(
+        lambda: slots() == 3 and [bool(notes.noted(one, "owner").get("task_runs")) for one in staging()] == [True]
+    )
     return flow, staging()[0].name
 
 
