@@ -34,7 +34,8 @@ def slots(limits: pd.DataFrame) -> alt.LayerChart:
     kinds = {"taken": "counted by the server", "held": "held by a task run"}
     long = rows.rename(columns=kinds).melt("tag", list(kinds.values()), "kind", "slots")
     colour = alt.Color("kind:N").scale(domain=list(kinds.values()), range=[TAKEN, COLOURS["RUNNING"]])
-    x = alt.X("slots:Q").axis(tickMinStep=1, format="d").title("slots; the tick is the limit")
+    top = max([1, *limits["taken"], *limits["limit"]])
+    x = alt.X("slots:Q").axis(tickCount=min(int(top), 10), format="d").title("slots; the tick is the limit")
     y = alt.Y("tag:N").title(None).axis(labelLimit=220)
     colour = colour.title(None).legend(orient="top")
     bars = (

@@ -194,6 +194,20 @@ def test_of_nothing_each_frame_has_its_columns_and_each_chart_is_drawn(shared_la
         assert vl_convert.vegalite_to_svg(chart.to_json())
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 30])
+def test_what_is_counted_has_each_whole_number_once_at_most(most: int) -> None:
+    start = pd.Timestamp("2026-01-01", tz="UTC")
+    end = start + pd.Timedelta(hours=1)
+    interval = {"time": start, "until": end, "state": "Completed", "state_type": "COMPLETED", "runs": most}
+    limit = {"tag": "a", "limit": most, "taken": 0, "held": 0, "holders": [], "freed": None}
+    for chart in (
+        charts.states(frames.typed([interval], frames.STATES), start, end),
+        bar_charts.slots(frames.typed([limit], frames.LIMITS)),
+    ):
+        labels = re.findall(r">(\d+)</text>", vl_convert.vegalite_to_svg(chart.to_json()))
+        assert labels == sorted({*labels}, key=int) and {"0", str(most)} <= {*labels}
+
+
 def test_a_run_that_is_not_there_is_not_drawn(shared_lab: str) -> None:
     assert "has no flow run" in refused(run(DRAW, "--run", "00000000-0000-0000-0000-000000000000"))
 

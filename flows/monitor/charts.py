@@ -48,7 +48,8 @@ def states(counts: pd.DataFrame, start: pd.Timestamp, end: pd.Timestamp) -> alt.
     colour = alt.Color("state_type:N").scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]).title(None)
     x = alt.X("time:T").bin("binned").title("due (your local time)").axis(labelExpr=_CLOCK)
     x = x.scale(domain=[start.isoformat(), end.isoformat()])
-    y = alt.Y("runs:Q").title("flow runs").axis(tickMinStep=1, format="d")
+    top = max(counts.groupby("time")["runs"].sum(), default=1)
+    y = alt.Y("runs:Q").title("flow runs").axis(tickCount=min(int(top), 5), format="d")
     tooltip = [alt.Tooltip("state:N"), alt.Tooltip("runs:Q"), alt.Tooltip("time:T").format("%Y-%m-%d %H:%M:%S")]
     chart = alt.Chart(counts).mark_bar().encode(x, x2="until", y=y, color=colour.legend(orient="top"), tooltip=tooltip)
     totals = counts.groupby("state", sort=False)["runs"].sum().sort_values(ascending=False)
