@@ -47,6 +47,14 @@ def answers(url: str) -> bool:
     return False
 
 
+def connected(url: str, path: str) -> bool:
+    """Return whether a page talks to the notebook's kernel: JupyterLab calls it idle earlier, and then runs nothing."""
+    kernels = [
+        session["kernel"] for session in httpx.get(f"{url}/api/sessions", timeout=60).json() if session["path"] == path
+    ]
+    return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
+
+
 @pytest.mark.long
 def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
     jupyter: tuple[str, Path], browser: Browser
@@ -58,6 +66,7 @@ def test_jupyterlab_runs_a_lesson_and_the_slider_moves_its_timeline(
     page.goto(url)
     expect(page.get_by_role("tab", name="01_auth.ipynb")).to_be_visible(timeout=60_000)
     page.goto(f"{url}/lab/tree/notebooks/02_limits.ipynb")
+    eventually(lambda: connected(url, "notebooks/02_limits.ipynb"))
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
