@@ -8,14 +8,14 @@ import actions
 import active_runs
 import global_slots
 import pandas as pd
-import psycopg
 import pytest
 import refresh
 from streamlit.testing.v1 import AppTest
 from support.commands import FLOW, start
+from support.runs import blocked
 from support.waiting import eventually
 
-from flows import lab, limits, warehouse
+from flows import limits, warehouse
 from flows.api import endpoints, rest
 from flows.monitor import frames, pages, reasons
 
@@ -51,8 +51,7 @@ def test_queries_that_wait_for_either_kind_of_limit(app: AppTest, shared_lab: st
     warehouse.prepare()
     kinds: dict[limits.Kind, str] = {"tag": "best_customers,busiest_clerks", "global": ""}
     kinds["global"] = "lines_per_order,margin_by_brand,returns_by_nation"
-    with ExitStack() as at_end, psycopg.connect(lab.database("warehouse")) as holding:
-        holding.execute(f"lock {', '.join(warehouse.TABLES)}")
+    with ExitStack() as at_end, blocked() as holding:
         flows: list[subprocess.Popen[str]] = []
         for kind, queries in kinds.items():
             flows.append(start(FLOW, "--json", "--limit-by", kind, "--queries", queries))

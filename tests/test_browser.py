@@ -17,7 +17,6 @@ import httpx
 import oidc_provider_mock
 import openapi
 import psutil
-import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Request, expect
@@ -25,6 +24,7 @@ from support.browsers import PATIENCE, barriers
 from support.commands import FLOW, answer, run, start
 from support.figures import Store
 from support.labs import kill
+from support.runs import blocked
 from support.servers import free_port, proxied
 from support.waiting import eventually
 
@@ -91,7 +91,7 @@ def create_run(name: str, state: str = "RUNNING", message: str = "", flow_name: 
 
 
 def settled(page: Page) -> None:
-    """Wait until Streamlit has drawn the page, and what it draws anew is not pale."""
+    """Wait until Streamlit has drawn the page, and nothing on it is faded because it is being redrawn."""
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
     expect(page.locator("[data-stale=true]")).to_have_count(0)
 
@@ -279,8 +279,7 @@ def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page)
     limits.ensure(limits.TAG, 1)
     warehouse.prepare()
     page.goto(serve("main.py") + "/?pace=2+s")
-    with psycopg.connect(lab.database("warehouse")) as lock:
-        lock.execute(f"lock {', '.join(warehouse.TABLES)}")  # the queries go on once they were seen
+    with blocked():  # the queries go on once they were seen
         chosen = "makers_bought_together,best_customers,busiest_clerks,returns_by_nation"
         flow = start(FLOW, "--json", "--queries", chosen)
         expect(page.get_by_text("1 of the 1 slots of the tag 'database' are taken").first).to_be_visible()
@@ -296,7 +295,7 @@ def test_a_flow_is_watched_from_start_to_end(shared_lab: str, serve, page: Page)
         expect(part).to_be_attached()
 
     def as_wide_as_the_page() -> bool:
-        boxes = [part.bounding_box() for part in parts]  # None of a chart that is just drawn anew
+        boxes = [part.bounding_box() for part in parts]  # None for a chart that is being redrawn
         return None not in boxes and boxes[0]["width"] == boxes[1]["width"] > 900
 
     eventually(as_wide_as_the_page)

@@ -58,9 +58,8 @@ def test_a_run_that_is_told_to_stop_stops(how: str, shared_lab: str, full_mart: 
     """It loads what is done, cleans up, gives its slots back, prints its JSON, and ends Cancelled."""
     with recorded() as record, blocked("lineitem"):  # which most queries read, so that the run would last
         flow, run_id = in_the_middle()
-        eventually(lambda: len(notes.unfinished(staging()[0])) == 3)
         tasks = endpoints.task_runs(flow_run=run_id, state=["PENDING", "SCHEDULED"])
-        eventually(lambda: rest.rows(tasks))  # the server hears of them a moment later
+        eventually(lambda: rest.rows(tasks))  # the server receives them a moment later
         waiting = {task["name"].rpartition("-")[0] for task in rest.rows(tasks)}
         assert waiting and waiting <= {*warehouse.names()}, "each is named after its query also while it waits"
         told = time.monotonic()
@@ -185,14 +184,13 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
         stopped, run_id = in_the_middle()
         # The server hears of a task run a moment after it gave it a slot.
         eventually(lambda: {holder["flow_run_id"] for holder in limits.read().holders} == {run_id})
-        eventually(lambda: len(notes.unfinished(staging()[0])) == 3)
         stopped.send_signal(signal.SIGSTOP)
-        other, said = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation"), bytearray()
+        other, printed = start(FLOW, "--json", "--queries", "lines_per_order,returns_by_nation"), bytearray()
 
         def noticed() -> bool:
             if select.select([other.stderr], [], [], 0)[0]:
-                said.extend(os.read(other.stderr.fileno(), 65536))
-            return b"has stood still" in said
+                printed.extend(os.read(other.stderr.fileno(), 65536))
+            return b"has stood still" in printed
 
         try:
             eventually(lambda: len(staging()) == 2)
@@ -208,7 +206,7 @@ def test_a_run_that_stood_still_does_not_go_on_beside_the_limit(
     assert "Others got the slots of this run while it stood still" in err
     out, err = other.communicate(timeout=100)
     assert json.loads(out)["completed"] == 2, err
-    err = said.decode() + err
+    err = printed.decode() + err
     assert f"The run {run_id} has stood still" in err and f"kill -CONT {stopped.pid}" in err
     assert record.peak() <= 3
     assert answer(run(FLOW, "--json"))["completed"] == 20 and tables() == full_mart

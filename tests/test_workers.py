@@ -66,7 +66,7 @@ def test_two_workers_keep_both_limits(shared_lab: str, tmp_path: Path) -> None:
     def completed() -> list[dict]:
         return [task for task in rest.rows(of_runs) if task["flow_run_id"] in runs]
 
-    eventually(lambda: len(completed()) == 6 * len(QUERIES))  # the server hears of the last ones a moment later
+    eventually(lambda: len(completed()) == 6 * len(QUERIES))  # the server receives the last ones a moment later
     tasks = completed()
     assert peak_concurrency(spans(tasks)) <= 3 and record.peak() <= 3 and record.refused() == 0
     assert record.peak() > 1, "queries ran at the same time"

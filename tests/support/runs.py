@@ -37,11 +37,15 @@ def blocked(*names: str) -> Iterator[psycopg.Connection]:
 
 
 def in_the_middle(*arguments: str, **options: Any) -> tuple[subprocess.Popen[str], str]:
-    """Return a main job whose queries run, and its flow run's id; it heeds signals, and its task runs are noted."""
+    """Return a main job, of which three queries run, and its flow run's id; from now on it heeds signals."""
     flow = start(FLOW, "--json", *arguments, **options)
-    eventually(
-        lambda: slots() == 3 and [bool(notes.noted(one, "owner").get("task_runs")) for one in staging()] == [True]
-    )
+
+    def under_way() -> bool:
+        folders = staging()
+        three_run = slots() == 3 and [len(notes.unfinished(folder)) for folder in folders] == [3]
+        return three_run and bool(notes.noted(folders[0], "owner").get("task_runs"))
+
+    eventually(under_way)
     return flow, staging()[0].name
 
 
